@@ -231,7 +231,7 @@ def _timing(folder, name, seconds):
     have = json.loads(path.read_text()) if path.is_file() else {}
     path.write_text(json.dumps({**have, name: round(seconds, 1)}, indent=1, sort_keys=True))
 
-# %% ../nbs/02_run.ipynb #a804ff5d
+# %% ../nbs/02_run.ipynb #a1784813
 def run_notebook(
     notebook, # Stage notebook
     out, # Where the executed notebook goes
@@ -240,7 +240,10 @@ def run_notebook(
 ):
     "Run a stage notebook on the study's parameters and save it, clean, as a page of the report"
     import nbformat, papermill
+    from traitlets.config import Config
     home = root()
+    tags = [t for c in nbformat.read(notebook, as_version=4).cells for t in c.metadata.get("tags", [])]
+    require("parameters" in tags, f"{notebook} has no cell tagged 'parameters', so it would run on its smoke values.")
     Path(out).parent.mkdir(parents=True, exist_ok=True)
     name, t0 = Path(notebook).stem, time.time()
     if not quiet: print(f"  {name} ...", flush=True)
@@ -248,7 +251,7 @@ def run_notebook(
     os.environ.pop("IN_TEST", None)
     with _relay():
         papermill.execute_notebook(str(notebook), str(out), parameters=dict(where="study", **sections(names, home)), kernel_name="python3", language="python",
-                                   progress_bar=False, cwd=str(home))
+                                   progress_bar=False, cwd=str(home), config=Config({"KernelManager": {"transport": "ipc"}}))
     nbformat.write(scrub(nbformat.read(out, as_version=4)), out)
     _timing(home, name, time.time() - t0)
     if not quiet: print(f"  {name} done in {time.time()-t0:.0f} s", flush=True)
