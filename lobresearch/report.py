@@ -63,7 +63,7 @@ def _claims(
         if exp and claim: out[f"lobresearch.{exp[0]}"] = claim[0]
     return out
 
-# %% ../nbs/04_report.ipynb #3832f3fd
+# %% ../nbs/04_report.ipynb #a08f4175
 def reference(
     folder, # Repository root
     out, # Folder for the pages
@@ -72,12 +72,12 @@ def reference(
     out = Path(out); out.mkdir(parents=True, exist_ok=True)
     claims, names = _claims(folder), modules()
     for n in names:
-        (out/f"{n}.md").write_text(f"# {n.removeprefix('lobresearch.')}\n\n{claims.get(n, '')}\n\n```{{eval-rst}}\n.. automodule:: {n}\n   :members:\n   :member-order: bysource\n```\n")
+        (out/f"{n}.md").write_text(f"# {n.removeprefix('lobresearch.')}\n\n```{{eval-rst}}\n.. automodule:: {n}\n   :members:\n   :member-order: bysource\n```\n")
     rows = "\n".join(f"| [{n.removeprefix('lobresearch.')}]({n}.md) | {_cell(claims.get(n, ''))} |" for n in names)
     toc = "\n".join(names)
     (out/"index.md").write_text(f"# Reference\n\nThe package, module by module, as the notebooks export it.\n\n| module | what it claims |\n|:--|:--|\n{rows}\n\n```{{toctree}}\n:hidden:\n\n{toc}\n```\n")
 
-# %% ../nbs/04_report.ipynb #5237ee82
+# %% ../nbs/04_report.ipynb #40ee2599
 _SHOWN = ("numpy","pandas","polars","numba","scipy","statsmodels","scikit-learn","torch","arch","matplotlib","dvc","papermill","nbdev","sphinx","tardis-dev")
 
 def appendix(
@@ -113,7 +113,7 @@ Version `{data_hash(folder)}` of `data/`, as `data.dvc` records it.
 
 ## Timings
 
-How long each stage took on the machine that made this report: [timings](timings.html).
+How long each stage took on the machine that made this report: <a href="timings.html">timings</a>.
 """
 
 # %% ../nbs/04_report.ipynb #4a188e62
@@ -128,7 +128,18 @@ def timings(
             f"<h1>Timings</h1><table><tr><th>stage</th><th>seconds</th></tr>{rows}<tr><td>sum</td><td style='text-align:right'>{sum(have.values()):.1f}</td></tr></table>"
             "<p><a href='appendix.html'>Back to the appendix</a></p>")
 
-# %% ../nbs/04_report.ipynb #a055aaa0
+# %% ../nbs/04_report.ipynb #ae1e1203
+def _write_page(path, src):
+    "One page into the layout; the answer becomes the front page and lists the others"
+    front = path.stem.endswith("_answer")
+    nb = page(nbformat.read(path, as_version=4), "" if front else "../")
+    if front:
+        others = [f"pages/{p.stem}" for p in sorted(path.parent.glob("[0-9][0-9]_*.ipynb")) if p != path]
+        toc = "\n".join([*others, "reference/index", "appendix", "bibliography"])
+        nb.cells.append(nbformat.v4.new_markdown_cell(f"```{{toctree}}\n:hidden:\n\n{toc}\n```", id="toctree"))
+    nbformat.write(nb, src/"index.ipynb" if front else src/"pages"/path.name)
+
+# %% ../nbs/04_report.ipynb #1e0cea39
 def lay_out(
     folder, # Repository root
 )->Path: # The folder laid out for Sphinx
@@ -140,9 +151,7 @@ def lay_out(
     pages = sorted((folder/"reports"/"notebooks").glob("[0-9][0-9]_*.ipynb"))
     require(pages, "There is no page in reports/notebooks. Run `dvc repro` first.", LobError)
     (src/"pages").mkdir()
-    for p in pages:
-        out = src/"index.ipynb" if p.stem.endswith("_answer") else src/"pages"/p.name
-        nbformat.write(page(nbformat.read(p, as_version=4), "" if out.parent == src else "../"), out)
+    for p in pages: _write_page(p, src)
     reference(folder, src/"reference")
     (src/"appendix.md").write_text(appendix(folder))
     return src

@@ -231,7 +231,16 @@ def _timing(folder, name, seconds):
     have = json.loads(path.read_text()) if path.is_file() else {}
     path.write_text(json.dumps({**have, name: round(seconds, 1)}, indent=1, sort_keys=True))
 
-# %% ../nbs/02_run.ipynb #a1784813
+# %% ../nbs/02_run.ipynb #ef61a632
+@contextlib.contextmanager
+def _told(name, out):
+    "Turn a failure inside a notebook into one sentence"
+    from papermill.exceptions import PapermillExecutionError
+    try: yield
+    except PapermillExecutionError as e:
+        raise LobError(f"{name} stopped: {e.ename}: {e.evalue}\nThe notebook as far as it came, with the traceback: {out}") from None
+
+# %% ../nbs/02_run.ipynb #b0f90a07
 def run_notebook(
     notebook, # Stage notebook
     out, # Where the executed notebook goes
@@ -249,21 +258,22 @@ def run_notebook(
     if not quiet: print(f"  {name} ...", flush=True)
     for k in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS"): os.environ.setdefault(k, "1")
     os.environ.pop("IN_TEST", None)
-    with _relay():
+    with _relay(), _told(name, out):
         papermill.execute_notebook(str(notebook), str(out), parameters=dict(where="study", **sections(names, home)), kernel_name="python3", language="python",
                                    progress_bar=False, cwd=str(home), config=Config({"KernelManager": {"transport": "ipc"}}))
     nbformat.write(scrub(nbformat.read(out, as_version=4)), out)
     _timing(home, name, time.time() - t0)
     if not quiet: print(f"  {name} done in {time.time()-t0:.0f} s", flush=True)
 
-# %% ../nbs/02_run.ipynb #b1d23ecd
+# %% ../nbs/02_run.ipynb #d5f5fab0
 def main(argv=None):
     "`python -m lobresearch.run NOTEBOOK OUT -s SECTION ...`"
     p = argparse.ArgumentParser(prog="python -m lobresearch.run", description="Run a stage notebook on the study's parameters.")
     p.add_argument("notebook"); p.add_argument("out")
     p.add_argument("-s", "--section", action="append", default=[], help="section of params.yaml the notebook uses; may be repeated")
     a = p.parse_args(argv)
-    run_notebook(a.notebook, a.out, a.section)
+    try: run_notebook(a.notebook, a.out, a.section)
+    except LobError as e: sys.exit(str(e))
 
 # %% ../nbs/02_run.ipynb #af0a8e96
 #| eval: false

@@ -1,8 +1,4 @@
 "Sphinx configuration of the report: it runs nothing, it lays out what the stages made."
-from pathlib import Path
-
-import matplotlib
-
 project = "lobresearch"
 author = "the lobresearch authors"
 html_title = "Limit order books: a study"
@@ -24,6 +20,7 @@ html_theme_options = {
     "navbar_end": ["theme-switcher"], "footer_start": ["copyright"], "footer_end": [], "header_links_before_dropdown": 9,
     "navbar_persistent": ["search-button"],
 }
+html_sidebars = {"index": [], "pages/*": [], "appendix": [], "bibliography": []}
 html_context = {"default_mode": "light"}
 html_static_path = ["_static"]
 html_css_files = ["report.css"]
