@@ -31,7 +31,7 @@ def block_of(
     cuts = np.rint(n*(1-final)*np.array([train, train+valid, 1])).astype(int)
     return np.searchsorted(cuts, np.arange(n), side="right")
 
-# %% ../../nbs/market/02_splits.ipynb #5b138b2f
+# %% ../../nbs/market/02_splits.ipynb #55c465e6
 def chronological(
     ts, # int64 microseconds, increasing, (rows,): the grid's index
     horizon:int, # Seconds that the longest label looks ahead
@@ -54,7 +54,7 @@ def _reaches_out(ts, block, ahead, back):
     out = np.zeros(len(ts), bool)
     for s in np.flatnonzero(np.diff(block)) + 1: # first row of a new block
         out[:s] |= ts[:s] + ahead*SECOND >= ts[s]
-        out[s:] |= ts[s:] - back*SECOND < ts[s]
+        if not out[:s].all(): out[s:] |= ts[s:] - back*SECOND <= ts[:s][~out[:s]].max() + ahead*SECOND
     return out
 
 # %% ../../nbs/market/02_splits.ipynb #34b5383c
