@@ -16,7 +16,7 @@ from .run import root
 from .data import capture, versioning
 from .data.capture import ENDPOINT, KINDS, NEEDED
 
-# %% ../nbs/03_cli.ipynb #e7950931
+# %% ../nbs/03_cli.ipynb #19839751
 SIM_SYMBOLS = ("SIM-SIGNAL", "SIM-NULL")
 
 def sim_block(
@@ -30,31 +30,34 @@ def sim_block(
     odd = [s for s in symbols if s not in SIM_SYMBOLS]
     require(not odd, f"{', '.join(odd)} is no symbol of the embedded exchange; it trades {' and '.join(SIM_SYMBOLS)}.")
     days = [str(date(2025, 1, 1) + timedelta(i)) for i in range(math.ceil(hours/24))]
-    return dict(source="simulated", exchange="lobsim", symbols=list(symbols), days=days, types=list(NEEDED), hours=int(hours) if hours == int(hours) else hours, seed=seed)
+    hours = int(hours) if hours == int(hours) else hours
+    return dict(source="simulated", exchange="lobsim", symbols=list(symbols), days=days, types=list(NEEDED), hours=hours, seed=seed)
 
 def recording_block(
     source:str, # "tardis" or "files"
     files, # RawFiles
 )->dict: # The data block
     "The data block of recordings"
-    each = lambda a: list(dict.fromkeys(getattr(f, a) for f in files))
-    return dict(source=source, exchange=files[0].exchange, symbols=each("symbol"), days=each("day"), types=[k for k in KINDS if k in each("kind")], hours=None, seed=None)
+    def each(a): return list(dict.fromkeys(getattr(f, a) for f in files))
+    types = [k for k in KINDS if k in each("kind")]
+    return dict(source=source, exchange=files[0].exchange, symbols=each("symbol"), days=each("day"), types=types, hours=None, seed=None)
 
-# %% ../nbs/03_cli.ipynb #e84b01ea
+# %% ../nbs/03_cli.ipynb #1d7e3ba9
 def command(
     block:dict, # The data block
 )->str: # A command line
     "What to type to get this data"
     if block["source"] == "simulated": return f"lobresearch data simulated --hours {block['hours']:g} --seed {block['seed']}"
-    require(block["source"] in ("tardis", "files"), f"The data block of params.yaml has source {block['source']!r}; it can be simulated, tardis or files.")
-    commas = lambda xs: shlex.quote(",".join(str(x) for x in xs))
+    require(block["source"] in ("tardis", "files"),
+            f"The data block of params.yaml has source {block['source']!r}; it can be simulated, tardis or files.")
+    def commas(xs): return shlex.quote(",".join(str(x) for x in xs))
     types = "" if set(block["types"]) == set(NEEDED) else f" --types {commas(block['types'])}"
     return (f"lobresearch data {block['source']}{' FOLDER' if block['source'] == 'files' else ''} --exchange {block['exchange']} "
             f"--symbols {commas(block['symbols'])} --days {commas(block['days'])}{types}")
 
 def _same(a, b): return command(a) == command(b) and list(a["symbols"]) == list(b["symbols"])
 
-# %% ../nbs/03_cli.ipynb #7d22546d
+# %% ../nbs/03_cli.ipynb #a712ca86
 def _size(n): return f"{n/1e6:,.1f} MB" if n >= 1e5 else f"{n:,d} bytes"
 
 def summary(
@@ -63,18 +66,19 @@ def summary(
     "What `data/` holds"
     files = sorted(p for p in (Path(home)/"data").rglob("*") if p.is_file())
     names = [p.relative_to(Path(home)/"data").as_posix() for p in files]
-    shown = list(zip(names, files))[:12]
-    w = max(len(n) for n,_ in shown)
-    rows = [f"  {n:{w}}  {_size(p.stat().st_size):>12}" for n,p in shown] + ([f"  and {len(files) - 12} more"] if len(files) > 12 else [])
+    w = max(len(n) for n in names[:12])
+    rows = [f"  {n:{w}}  {_size(p.stat().st_size):>12}" for n,p in zip(names[:12], files[:12], strict=True)]
+    if len(files) > 12: rows.append(f"  and {len(files) - 12} more")
     return "\n".join([f"data/ holds {len(files)} files, {_size(sum(p.stat().st_size for p in files))}:"] + rows)
 
 def _finish(home, block, fill, force):
     "Swap, version, and say what comes next"
-    versions = versioning.remake(home, block, fill, force)
+    version = versioning.remake(home, block, fill, force)
     print(summary(home))
-    print(f"Versioned in data.dvc as {versions}; the data block of params.yaml describes it.\nNext: make study   (or dvc repro, where the environment is active)")
+    print(f"Versioned in data.dvc as {version}; the data block of params.yaml describes it.")
+    print("Next: make study   (or dvc repro, where the environment is active)")
 
-# %% ../nbs/03_cli.ipynb #93bf1146
+# %% ../nbs/03_cli.ipynb #57949d65
 def _maker():
     "The embedded exchange (imported late: compiling it takes seconds)"
     from lobresearch.data.simulate import make_simulated
@@ -90,7 +94,7 @@ def data_simulated(
     "Make `data/` with the embedded exchange"
     block = sim_block(hours, seed, symbols)
     print(f"Running the embedded exchange: {hours:g} h of {' and '.join(symbols)}, seed {seed} ...", flush=True)
-    fill = lambda folder: _maker()(folder, hours=hours, seed=seed, workers=2, symbols=tuple(symbols))
+    def fill(folder): _maker()(folder, hours=hours, seed=seed, workers=2, symbols=tuple(symbols))
     _finish(home, block, fill, force)
 
 # %% ../nbs/03_cli.ipynb #778f4ead
@@ -130,7 +134,7 @@ def data_files(
     files = capture.from_folder(folder, exchange, symbols, days, types)
     _finish(home, recording_block("files", files), lambda new: capture.copy_files(files, folder, new), force)
 
-# %% ../nbs/03_cli.ipynb #c698a8fc
+# %% ../nbs/03_cli.ipynb #291713fc
 def data_check(
     home, # Repository root
 ):
@@ -139,12 +143,15 @@ def data_check(
     sim, ask = want["source"] == "simulated", command(want)
     made = (versioning.recorded(home) or {}).get("meta")
     state, fits = versioning.data_state(home), made is None or _same(made, want)
-    if state == "missing" and fits and versioning.restore(home): print("data/ was missing and is back from DVC's store."); return
+    if state == "missing" and fits and versioning.restore(home):
+        print("data/ was missing and is back from DVC's store.")
+        return
     if state == "missing" or not fits:
         why = "There is no data/" if state == "missing" else f"data/ was made by `{command(made)}`, but params.yaml asks for other data"
-        require(sim, f"{why}. Run: {ask}" + ("" if sim else "   (or `dvc pull data.dvc`, if a DVC remote holds it)"), LobError)
-        print(f"{why}: making it."); _make_again(home, want); return
-    _compare(home, state, sim)
+        require(sim, f"{why}. Run: {ask}   (or `dvc pull data.dvc`, if a DVC remote holds it)", LobError)
+        print(f"{why}: making it.")
+        _make_again(home, want)
+    else: _compare(home, state, sim)
 
 def _make_again(home, want):
     "Simulate what params.yaml asks for, and say so if the bytes are not those of data.dvc"
@@ -152,18 +159,21 @@ def _make_again(home, want):
     data_simulated(home, want["hours"], want["seed"], want["symbols"])
     after = versioning.recorded(home)
     if before and before["meta"] and _same(before["meta"], want) and before["md5"] != after["md5"]:
-        print(f"Note: data.dvc recorded {before['md5'][:8]} and this machine made {after['md5'][:8]} from the same seed: another platform or library rounds differently. "
-              "The study goes on with these; its numbers may differ in the last digits.")
+        print(f"Note: data.dvc recorded {before['md5'][:8]} and this machine made {after['md5'][:8]} from the same seed: "
+              "another platform or library rounds differently. The study goes on with these; its numbers may differ in the last digits.")
 
 def _compare(home, state, sim):
     "Say how data/ stands to data.dvc"
-    if state == "same": print(f"data/ is what data.dvc records ({versioning.recorded(home)['md5'][:8]})."); return
-    if state == "unsaved": print(f"data/ is what data.dvc records, and DVC's store has it now ({versioning.accept(home)})."); return
-    why = "data/ is not versioned" if state == "unversioned" else "data/ differs from what data.dvc records"
-    require(sim, f"{why}. `lobresearch data accept` versions it as it is" + ("." if state == "unversioned" else "; `dvc checkout --force data.dvc` brings the recorded files back."), LobError)
-    print(f"{why}; it is recorded now as {versioning.accept(home)} and the study goes on with it. `lobresearch data simulated` would make it anew.")
+    if state == "same": print(f"data/ is what data.dvc records ({versioning.recorded(home)['md5'][:8]}).")
+    elif state == "unsaved": print(f"data/ is what data.dvc records, and DVC's store has it now ({versioning.accept(home)}).")
+    else:
+        why = "data/ is not versioned" if state == "unversioned" else "data/ differs from what data.dvc records"
+        back = "" if state == "unversioned" else "; `dvc checkout --force data.dvc` brings the recorded files back"
+        require(sim, f"{why}. `lobresearch data accept` versions it as it is{back}.", LobError)
+        anew = command(versioning.read_block(home))
+        print(f"{why}. It is recorded now as {versioning.accept(home)} and the study goes on with it; `{anew}` makes it anew.")
 
-# %% ../nbs/03_cli.ipynb #9bccd02a
+# %% ../nbs/03_cli.ipynb #ce7e3bf2
 def profile(
     home, # Repository root
     name:str, # Profile: `params.{name}.yaml`
@@ -171,10 +181,11 @@ def profile(
     "Lay a profile over `params.yaml` and say what changed"
     changes, skipped = versioning.overlay(home, name)
     for k,(old,new) in changes.items(): print(f"  {k}: {old} -> {new}")
-    print(f"params.yaml has {name}'s values now: {len(changes)} changed." + (" `git checkout params.yaml` brings the old ones back." if changes else ""))
+    back = " `git checkout params.yaml` brings the old ones back." if changes else ""
+    print(f"params.yaml has {name}'s values now: {len(changes)} changed.{back}")
     if skipped: print("Its data block was left out: it is for the embedded exchange, and params.yaml asks for recordings.")
 
-# %% ../nbs/03_cli.ipynb #7dd33e80
+# %% ../nbs/03_cli.ipynb #a9ebbeba
 def _list(text): return [x.strip() for x in text.split(",") if x.strip()]
 
 def _which(p, types, types_help):
@@ -184,6 +195,8 @@ def _which(p, types, types_help):
     p.add_argument("--days", required=True, type=_list, metavar="D1,D2", help="UTC days, such as 2024-07-01,2024-08-01; D1..D2 is a range")
     p.add_argument("--types", type=_list, default=types, metavar="T1,T2", help=types_help)
 
+def _asked(a): return dict(exchange=a.exchange, symbols=a.symbols, days=a.days, types=a.types, force=a.force)
+
 def _command(sub, name, run, help, more=""):
     p = sub.add_parser(name, help=help, description=f"{help[0].upper()}{help[1:]}. {more}".strip())
     p.set_defaults(run=run)
@@ -191,32 +204,37 @@ def _command(sub, name, run, help, more=""):
 
 def _makers(data):
     "The three commands that make data/"
-    p = _command(data, "simulated", lambda a: data_simulated(root(), a.hours, a.seed, force=a.force), "make data/ with the embedded exchange (no network)")
+    p = _command(data, "simulated", lambda a: data_simulated(root(), a.hours, a.seed, force=a.force),
+                 "make data/ with the embedded exchange (no network)")
     p.add_argument("--hours", type=float, default=24, metavar="H", help="length of the recording (default 24)")
     p.add_argument("--seed", type=int, default=7, metavar="N", help="seed of the exchange (default 7)")
-    q = _command(data, "tardis", lambda a: data_tardis(root(), a.exchange, a.symbols, a.days, a.types, a.endpoint, a.force, timeout=a.timeout), "download recordings from Tardis",
-                 "Without a key the first day of each month is free; a key is read from the environment variable TARDIS_API_KEY. Interrupted downloads go on where they stopped.")
+    q = _command(data, "tardis", lambda a: data_tardis(root(), **_asked(a), endpoint=a.endpoint, timeout=a.timeout),
+                 "download recordings from Tardis", "Without a key the first day of each month is free; a key is read from the environment variable TARDIS_API_KEY. "
+                 "Interrupted downloads go on where they stopped.")
     _which(q, list(NEEDED), f"data types (default {','.join(NEEDED)}; also incremental_book_L2)")
     q.add_argument("--endpoint", default=ENDPOINT, metavar="URL", help=f"address of the server (default {ENDPOINT})")
-    q.add_argument("--timeout", type=float, default=60, metavar="S", help="seconds of silence after which a download is tried again (default 60)")
-    f = _command(data, "files", lambda a: data_files(root(), a.folder, a.exchange, a.symbols, a.days, a.types, a.force), "take recordings from a folder of Tardis CSV files",
+    q.add_argument("--timeout", type=float, default=60, metavar="S", help="seconds of silence before a file is tried again (default 60)")
+    f = _command(data, "files", lambda a: data_files(root(), a.folder, **_asked(a)), "take recordings from a folder of Tardis CSV files",
                  "File names are {exchange}_{type}_{day}_{SYMBOL}.csv.gz. The files are copied.")
     f.add_argument("folder", metavar="FOLDER", help="folder that holds the files")
     _which(f, None, f"data types that must be there (default {','.join(NEEDED)}, and incremental_book_L2 where it is there)")
     for x in (p, q, f): x.add_argument("--force", action="store_true", help="overwrite data/ even if it is not versioned")
 
-# %% ../nbs/03_cli.ipynb #35f9e8f2
+# %% ../nbs/03_cli.ipynb #8b3a67f6
 def parser()->argparse.ArgumentParser: # The command line
     "All commands and their help"
-    p = argparse.ArgumentParser(prog="lobresearch", description="Reproducible research on limit order books: data and parameters of the study. `make help` lists the rest.")
+    p = argparse.ArgumentParser(prog="lobresearch", description="Reproducible research on limit order books: the study's data "
+                                "and parameters. `make help` lists what is made from them.")
     p.add_argument("--version", action="version", version=f"lobresearch {__version__}")
     sub = p.add_subparsers(metavar="COMMAND", required=True)
-    d = sub.add_parser("data", help="bring raw data into data/", description="Each makes data/ anew, sets the data block of params.yaml, and versions both with DVC. Data that is not versioned is not overwritten.")
+    d = sub.add_parser("data", help="bring raw data into data/", description="The first three make data/ anew, set the data block of "
+                       "params.yaml, and version the result with DVC. Data that is not versioned is not overwritten.")
     data = d.add_subparsers(metavar="SOURCE", required=True)
     _makers(data)
-    _command(data, "check", lambda a: data_check(root()), "see to it that data/ is what params.yaml asks for", "`make study` does this first.")
+    _command(data, "check", lambda a: data_check(root()), "see to it that data/ is what params.yaml asks for",
+             "`make study` begins with it.")
     _command(data, "accept", lambda a: print(f"data/ is recorded in data.dvc as {versioning.accept(root())}."), "version data/ as it is")
-    q = _command(sub, "profile", lambda a: profile(root(), a.name), "lay params.NAME.yaml over params.yaml", "Comments and all other values stay.")
+    q = _command(sub, "profile", lambda a: profile(root(), a.name), "lay params.NAME.yaml over params.yaml", "All other values stay.")
     q.add_argument("name", metavar="NAME", help="such as smoke or full")
     return p
 
@@ -226,9 +244,12 @@ def main(
     "The command `lobresearch`"
     a = parser().parse_args(argv)
     try: a.run(a)
-    except LobError as e: print(f"lobresearch: {e}", file=sys.stderr); return 1
-    except KeyboardInterrupt: print("lobresearch: stopped. Finished downloads are kept; data/ and params.yaml are as they were.", file=sys.stderr); return 130
-    return 0
+    except LobError as e: text, code = str(e), 1
+    except OSError as e: text, code = f"{e.strerror or e}" + (f": {e.filename}" if e.filename else ""), 1
+    except KeyboardInterrupt: text, code = "stopped. Finished downloads are kept; data/ and params.yaml are as they were.", 130
+    else: return 0
+    print(f"lobresearch: {text}", file=sys.stderr)
+    return code
 
 # %% ../nbs/03_cli.ipynb #0cdb94f5
 #| eval: false

@@ -25,7 +25,7 @@ class RawFile:
     @property
     def name(self)->str: return f"{self.exchange}_{self.kind}_{self.day}_{self.symbol}.csv.gz"
 
-# %% ../../nbs/data/08_capture.ipynb #d11d1377
+# %% ../../nbs/data/08_capture.ipynb #d657cd25
 NEEDED = ("book_snapshot_25", "trades")
 KINDS = NEEDED + ("incremental_book_L2",)
 
@@ -40,7 +40,8 @@ def check_symbols(symbols):
     require(len(symbols) > 0, "No symbol given; name at least one, such as --symbols BTCUSDT.")
     for s in symbols:
         tidy = re.sub(r"[:/]", "-", s).strip().upper()
-        require(s == tidy and re.fullmatch(r"[^\s_\\?*<>|\"][^\s\\?*<>|\"]*", s) is not None, f"{s!r} is not how Tardis files write a symbol; did you mean {tidy!r}?")
+        require(s == tidy and re.fullmatch(r"[^\s_\\?*<>|\"][^\s\\?*<>|\"]*", s) is not None,
+                f"{s!r} is not how Tardis files write a symbol; did you mean {tidy!r}?")
     return _once_each(symbols, "symbol")
 
 def _once_each(items, what):
@@ -181,13 +182,15 @@ def _names(files):
     names = [f.name for f in files]
     return ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
 
-# %% ../../nbs/data/08_capture.ipynb #153a94c5
+# %% ../../nbs/data/08_capture.ipynb #87eaa756
 def _first_days(files): return ",".join(sorted({f.day[:8] + "01" for f in files}))
+
+def _each(files, part): return ", ".join(sorted({getattr(f, part) for f in files}))
 
 _CURES = dict(
     key="{names}: the server wants a key{said}. {key} Without a key the first day of each month is free: --days {free}.",
     missing="{names}: not there{said}. The venue has no such day for this symbol; leave it out of --days.",
-    unknown="{names}: the server does not know the request{said}. Check the spelling of exchange {exchange}, symbol {symbols} and type {kinds}.",
+    unknown="{names}: the server does not know the request{said}. Check exchange {exchange}, symbol {symbols} and type {kinds}.",
     busy="{names}: the server is busy or the quota is spent{said}. Wait, then run the same command again.",
     server="{names}: the server failed {attempts} times{said}. Run the same command again later.",
     refused="{names}: the server refused{said}. Check the request and the key.",
@@ -204,12 +207,12 @@ def sentences(
     "What the user is told after a download that did not succeed"
     kinds, out = {}, []
     for f,e in sorted(failed.items(), key=lambda x: x[0]): kinds.setdefault(_kind(e), []).append((f, e))
-    key = "It refused the one in the environment variable TARDIS_API_KEY." if about.pop("has_key") else "Put yours into the environment variable TARDIS_API_KEY."
+    key = "It refused the one in the environment variable TARDIS_API_KEY."
+    if not about.pop("has_key"): key = "Put yours into the environment variable TARDIS_API_KEY."
     for kind,pairs in kinds.items():
-        files, e = [f for f,_ in pairs], pairs[0][1]
-        both = lambda a: ", ".join(sorted({getattr(f, a) for f in files}))
-        out.append(_CURES[kind].format(names=_names(files), said=_said(e), key=key, free=_first_days(files),
-                                       exchange=both("exchange"), symbols=both("symbol"), kinds=both("kind"), **about))
+        files = [f for f,_ in pairs]
+        about |= dict(exchange=_each(files, "exchange"), symbols=_each(files, "symbol"), kinds=_each(files, "kind"))
+        out.append(_CURES[kind].format(names=_names(files), said=_said(pairs[0][1]), key=key, free=_first_days(files), **about))
     return "\n".join(out + [f"{have} of {total} files are complete and kept; the same command fetches only the rest."])
 
 # %% ../../nbs/data/08_capture.ipynb #f6459956
@@ -237,7 +240,7 @@ async def _all(todo, fetch, concurrency, bar):
     await asyncio.gather(*(item(f) for f in todo))
     return failed
 
-# %% ../../nbs/data/08_capture.ipynb #b7deef53
+# %% ../../nbs/data/08_capture.ipynb #a52e4b15
 ENDPOINT = "https://datasets.tardis.dev/v1"
 
 def place(
@@ -267,7 +270,7 @@ async def download_async(
     (into/"unchecked").mkdir(parents=True, exist_ok=True)
     for old in (into/"unchecked").glob("*.unconfirmed"): old.unlink()   # of a run that was killed
     todo = [f for f in files if not (into/f.name).is_file()]
-    fetch = lambda f: _patiently(f, attempts, pause, into, key, endpoint, timeout)
+    def fetch(f): return _patiently(f, attempts, pause, into, key, endpoint, timeout)
     with _impatient(), tqdm(total=len(todo), desc="downloading", unit="file", disable=None, leave=False) as bar:
         watch = asyncio.create_task(_watch(bar, into/"unchecked"))
         try: failed = await _all(todo, fetch, concurrency, bar)
@@ -286,7 +289,7 @@ def download(
     except RuntimeError: return asyncio.run(download_async(*args, **kwargs))
     raise ParameterError("download() cannot run inside a notebook's event loop; write `await download_async(...)` there.")
 
-# %% ../../nbs/data/08_capture.ipynb #57bbd029
+# %% ../../nbs/data/08_capture.ipynb #74b5f29d
 def from_folder(
     folder, # Holds Tardis CSV files
     exchange:str, # Venue
@@ -298,7 +301,7 @@ def from_folder(
     folder = Path(folder)
     require(folder.is_dir(), f"{folder} is not a folder." if folder.exists() else f"The folder {folder} does not exist.")
     files = wanted(exchange, symbols, days, kinds or NEEDED)
-    here = lambda f: (folder/f.name).is_file()
+    def here(f): return (folder/f.name).is_file()
     lacking, got = [f for f in files if not here(f)], [f for f in files if here(f)]
     if lacking: raise DataError(_lacking(folder, exchange, lacking, got))
     extra = [] if kinds else [f for f in wanted(exchange, symbols, days, KINDS) if f not in files and here(f)]
@@ -309,7 +312,8 @@ def _lacking(folder, exchange, lacking, got):
     others = sorted({m.groups() for p in folder.glob(f"{exchange}_*") if (m := re.search(r"_(\d{4}-\d\d-\d\d)_(.+)\.csv\.gz$", p.name))})
     known = ", ".join(f"{s} {d}" for d,s in others[:12]) + (" and more" if len(others) > 12 else "")
     hint = f"Of {exchange} it holds {known}." if others else f"It holds no file of {exchange} (names must be like {lacking[0].name})."
-    return f"{folder} lacks {len(lacking)} of the {len(lacking) + len(got)} files asked for: {_names(lacking)}; there are: {_names(got) or 'none'}. {hint}"
+    return (f"{folder} lacks {len(lacking)} of the {len(lacking) + len(got)} files asked for: {_names(lacking)}; "
+            f"there are: {_names(got) or 'none'}. {hint}")
 
 def copy_files(
     files, # RawFiles

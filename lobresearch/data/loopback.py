@@ -18,7 +18,7 @@ def name_of(
     m = re.fullmatch(r"/v1/([^/]+)/([^/]+)/(\d{4})/(\d\d)/(\d\d)/([^/?]+)\.csv\.gz(\?retryAttempt=\d+)?", path)
     return m and (f"{m[1]}_{m[2]}_{m[3]}-{m[4]}-{m[5]}_{m[6]}.csv.gz", m[6], int(m[5]))
 
-# %% ../../nbs/data/10_loopback.ipynb #dd1b4fd3
+# %% ../../nbs/data/10_loopback.ipynb #928994fd
 class Reply(http.server.BaseHTTPRequestHandler):
     "Answers one request"
     def log_message(self, *args): pass
@@ -29,7 +29,8 @@ class Reply(http.server.BaseHTTPRequestHandler):
         packed = self.server.packed
         if packed: body = gzip.compress(body)
         self.send_response(status)
-        for k,v in {"Content-Type": "application/json", "Content-Length": len(body), **({"Content-Encoding": "gzip"} if packed else {})}.items(): self.send_header(k, str(v))
+        if packed: self.send_header("Content-Encoding", "gzip")
+        self.send_header("Content-Type", "application/json"); self.send_header("Content-Length", str(len(body)))
         self.end_headers(); self.wfile.write(body)
 
     def _send(self, body, how):
@@ -37,9 +38,9 @@ class Reply(http.server.BaseHTTPRequestHandler):
         self.send_response(200)
         if how != "short": self.send_header("Content-Length", str(len(body)))
         self.end_headers()
-        half, stop = len(body)//2, self.server.stopped
-        parts = dict(cut=[body[:half]], short=[body[:half]], stall=[body[:half]], drip=[body[i:i + half//4 + 1] for i in range(0, len(body), half//4 + 1)])
-        for part in parts.get(how, [body]):
+        half, step, stop = len(body)//2, len(body)//8 + 1, self.server.stopped
+        drops = [body[i:i + step] for i in range(0, len(body), step)]
+        for part in drops if how == "drip" else [body[:half] if how in ("cut", "short", "stall") else body]:
             self.wfile.write(part); self.wfile.flush()
             if how == "drip": stop.wait(self.server.drip)
         if how == "stall": stop.wait()

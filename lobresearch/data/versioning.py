@@ -6,18 +6,21 @@
 __all__ = ['block_lines', 'edit_block', 'read_block', 'set_block', 'profiles', 'overlay', 'dvc', 'folder_hash', 'recorded',
            'data_state', 'version', 'make_root', 'refuse_unversioned', 'remake', 'accept', 'restore']
 
-# %% ../../nbs/data/09_versioning.ipynb #86265398
-import contextlib, fcntl, hashlib, io, json, os, shutil, subprocess, sys, tempfile
+# %% ../../nbs/data/09_versioning.ipynb #3a557009
+import contextlib, fcntl, hashlib, io, json, os, re, shutil, subprocess, sys, tempfile
 from pathlib import Path
 from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedMap, CommentedSeq
 from ..errors import LobError, ParameterError, require
 
-# %% ../../nbs/data/09_versioning.ipynb #60ed4382
-def _yaml():
+# %% ../../nbs/data/09_versioning.ipynb #6f6be182
+def _yaml(block=""):
+    "A reader and writer of YAML that keeps comments, quotes and the indentation of `block`"
     y = YAML()
     y.preserve_quotes,y.width = True,10_000
     y.representer.add_representer(type(None), lambda r, _: r.represent_scalar("tag:yaml.org,2002:null", "null"))
+    step = re.search(r"^( +)[^\s#]", block, re.M)
+    y.indent(mapping=len(step[1]) if step else 2)
     return y
 
 def block_lines(
@@ -33,7 +36,7 @@ def block_lines(
     while last > first + 1 and (not lines[last-1].strip() or lines[last-1].startswith("#")): last -= 1
     return first, last
 
-# %% ../../nbs/data/09_versioning.ipynb #0b948ca8
+# %% ../../nbs/data/09_versioning.ipynb #650dcbb5
 def _node(x):
     "`x` as the YAML library likes it: lists in one line"
     if isinstance(x, dict): return CommentedMap({k: _node(v) for k,v in x.items()})
@@ -57,10 +60,11 @@ def edit_block(
     "Set values in one block of a YAML file and leave every other byte alone"
     place, lines, changes = block_lines(text, name), text.splitlines(keepends=True), {}
     first, last = place or (len(lines), len(lines))
-    doc = _yaml().load("".join(lines[first:last])) if place else CommentedMap({name: CommentedMap()})
+    y = _yaml("".join(lines[first:last]))
+    doc = y.load("".join(lines[first:last])) if place else CommentedMap({name: CommentedMap()})
     _lay(doc[name], values, name, changes)
     if not changes: return text, changes
-    out = io.StringIO(); _yaml().dump(doc, out)
+    out = io.StringIO(); y.dump(doc, out)
     glue = "" if place or not text else "\n" if text.endswith("\n") else "\n\n"
     return "".join(lines[:first]) + glue + out.getvalue() + "".join(lines[last:]), changes
 
@@ -93,7 +97,7 @@ def set_block(
     if changes: _write(path, text)
     return changes
 
-# %% ../../nbs/data/09_versioning.ipynb #62135aa9
+# %% ../../nbs/data/09_versioning.ipynb #65768e86
 def _unknown(values, have, name):
     "Dotted names in `values` that `have` lacks"
     for k,v in values.items():
@@ -116,7 +120,8 @@ def overlay(
     want, text = YAML(typ="safe").load(path.read_text()) or {}, base.read_text()
     have = YAML(typ="safe").load(text) or {}
     odd = list(_unknown(want, have, ""))
-    require(not odd, f"{path.name} sets {', '.join(odd)}, which params.yaml does not have. Correct the name, or add it to params.yaml first.")
+    require(not odd, f"{path.name} sets {', '.join(odd)}, which params.yaml does not have. "
+                     "Correct the name, or add it to params.yaml first.")
     skip = have.get("data", {}).get("source") != "simulated" and bool(want.pop("data", None))
     changes = {}
     for section,values in want.items():
@@ -191,8 +196,9 @@ def make_root(
     dvc(root, "init", "-q", "--no-scm"); dvc(root, "config", "core.analytics", "false")
     return root
 
-# %% ../../nbs/data/09_versioning.ipynb #72dc9aaa
-_WHY = dict(unversioned="data/ holds files that are not versioned", changed="data/ differs from what data.dvc records",
+# %% ../../nbs/data/09_versioning.ipynb #8ea05247
+_WHY = dict(unversioned="data/ holds files that are not versioned",
+            changed="data/ differs from what data.dvc records",
             unsaved="data/ is recorded in data.dvc, but DVC's store does not hold it")
 
 def refuse_unversioned(
@@ -204,14 +210,14 @@ def refuse_unversioned(
     require(force or state not in _WHY, f"{_WHY.get(state)}, so overwriting it would lose it. "
             "`lobresearch data accept` versions it as it is; `--force` overwrites it.", LobError)
 
-# %% ../../nbs/data/09_versioning.ipynb #551688f7
+# %% ../../nbs/data/09_versioning.ipynb #851c4e12
 @contextlib.contextmanager
 def _alone(root):
     "Hold the root's lock"
     fd = os.open(root, os.O_RDONLY)
     try:
         try: fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError: raise LobError("Another `lobresearch data` command is at work in this repository; wait until it ends.") from None
+        except BlockingIOError: raise LobError("Another `lobresearch data` command is at work here; wait for its end.") from None
         yield
     finally: os.close(fd)
 

@@ -1,0 +1,372 @@
+"The command line, in small repositories of its own: what it makes, what it refuses, and what it says."
+import gzip
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings, strategies as st
+
+from lobresearch import __version__, cli
+from lobresearch.data import versioning
+from lobresearch.data.capture import KINDS, wanted
+from lobresearch.data.loopback import serve
+from lobresearch.data.tape import BOOK_HEADER, TRADE_HEADER
+from lobresearch.data.versioning import data_state, edit_block, folder_hash, read_block, recorded
+
+PARAMS = """# The study. Notes stay.
+
+study: {seed:   7}     # odd spacing stays
+
+# Which raw files lie in data/.
+data:
+  source: simulated     # simulated, tardis or files
+  exchange: lobsim
+  symbols: [SIM-SIGNAL, SIM-NULL]
+  days: ['2025-01-01']
+  types: [book_snapshot_25, trades]
+  hours: 24
+  seed: 7
+
+# "quotes" and 'quotes'
+grid:
+    levels: 10    # four spaces
+    clock: 'local'
+
+labels:
+  horizons: [10,60]     # no space
+
+nested:
+  a:
+  - 1
+  - {b: 2}
+"""
+HEAD, TAIL = PARAMS[:PARAMS.index("data:")], PARAMS[PARAMS.index('\n# "quotes"'):]
+
+
+def toy_maker(folder, hours, seed, workers, symbols):
+    "Files whose bytes depend on the arguments, as the exchange's do"
+    for s in symbols:
+        for kind, head in (("book_snapshot_25", BOOK_HEADER), ("trades", TRADE_HEADER)):
+            (Path(folder) / f"lobsim_{kind}_2025-01-01_{s}.csv.gz").write_bytes(gzip.compress(f"{head}\n{hours},{seed}\n".encode(), mtime=0))
+    (Path(folder) / "truth").mkdir()
+    (Path(folder) / "truth" / "latent.txt").write_text(f"{seed}")
+
+
+@pytest.fixture(scope="session")
+def template(tmp_path_factory): return versioning.make_root(tmp_path_factory.mktemp("template"), PARAMS)
+
+
+@pytest.fixture
+def root(template, tmp_path, monkeypatch):
+    "A fresh repository, and the working directory in it"
+    home = tmp_path / "repo"
+    shutil.copytree(template, home)
+    monkeypatch.chdir(home)
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    monkeypatch.delenv("TARDIS_API_KEY", raising=False)
+    monkeypatch.setattr(cli, "_maker", lambda: toy_maker)
+    return home
+
+
+@pytest.fixture
+def source(tmp_path):
+    "One symbol, two days, all three kinds"
+    folder = tmp_path / "recordings"
+    folder.mkdir()
+    for f in wanted("binance", ["NEXOUSDT"], ["2024-07-23..2024-07-24"], KINDS):
+        (folder / f.name).write_bytes(gzip.compress(f"exchange,symbol,timestamp,local_timestamp,x\n{f.name}\n".encode(), mtime=0))
+    return folder
+
+
+@pytest.fixture
+def do(capsys):
+    "Run a command: exit status, stdout, stderr"
+    def run(*argv):
+        code = cli.main(list(argv))
+        out = capsys.readouterr()
+        return code, out.out, out.err
+    return run
+
+
+FILES = ("--exchange", "binance", "--symbols", "NEXOUSDT", "--days", "2024-07-23,2024-07-24")
+
+
+def same(root): return folder_hash(root / "data") == recorded(root)["md5"]
+
+
+def leftovers(root): return [p.name for p in root.iterdir() if p.name.startswith(("data.partial", "data.old", ".params", ".data"))]
+
+
+def test_simulated_makes_versions_and_says_what_is_next(root, do):
+    code, out, err = do("data", "simulated", "--hours", "2", "--seed", "3")
+    assert (code, err) == (0, "")
+    assert "data/ holds 5 files" in out and "lobsim_trades_2025-01-01_SIM-NULL.csv.gz" in out and "Next: make study" in out
+    assert data_state(root) == "same" and same(root) and recorded(root)["md5"][:8] in out
+    assert recorded(root)["meta"] == read_block(root) == dict(source="simulated", exchange="lobsim", symbols=["SIM-SIGNAL", "SIM-NULL"],
+                                                             days=["2025-01-01"], types=["book_snapshot_25", "trades"], hours=2, seed=3)
+    assert not leftovers(root)
+
+
+def test_the_same_seed_gives_the_same_data_dvc_byte_for_byte(root, do):
+    do("data", "simulated", "--hours", "2")
+    first, params = (root / "data.dvc").read_bytes(), (root / "params.yaml").read_bytes()
+    do("data", "simulated", "--hours", "2")
+    assert ((root / "data.dvc").read_bytes(), (root / "params.yaml").read_bytes()) == (first, params)
+    do("data", "simulated", "--hours", "2", "--seed", "8")
+    assert (root / "data.dvc").read_bytes() != first
+
+
+def test_other_blocks_of_params_stay_byte_for_byte(root, do, source):
+    do("data", "files", str(source), *FILES)
+    text = (root / "params.yaml").read_text()
+    assert text.startswith(HEAD) and text.endswith(TAIL) and "# simulated, tardis or files" in text
+    assert read_block(root) == dict(source="files", exchange="binance", symbols=["NEXOUSDT"], days=["2024-07-23", "2024-07-24"],
+                                    types=["book_snapshot_25", "trades", "incremental_book_L2"], hours=None, seed=None)
+    do("data", "simulated")
+    assert (root / "params.yaml").read_text() == PARAMS
+
+
+def test_files_are_copied_whole(root, do, source):
+    code, out, _ = do("data", "files", str(source), *FILES)
+    assert code == 0 and "data/ holds 6 files" in out
+    got = sorted((root / "data").iterdir())
+    assert [p.name for p in got] == sorted(p.name for p in source.iterdir())
+    for p in got:
+        assert p.read_bytes() == (source / p.name).read_bytes() and not p.is_symlink()
+        assert p.stat().st_ino != (source / p.name).stat().st_ino and os.access(source / p.name, os.W_OK)
+    do("data", "files", str(source), *FILES, "--types", "book_snapshot_25,trades")
+    assert len(list((root / "data").iterdir())) == 4
+
+
+def test_files_with_a_missing_day_change_nothing(root, do, source):
+    do("data", "simulated")
+    before = (root / "params.yaml").read_bytes(), (root / "data.dvc").read_bytes()
+    code, _, err = do("data", "files", str(source), *FILES[:-1], "2024-07-24,2024-07-25")
+    assert code == 1 and "lacks 2 of the 4 files asked for: binance_book_snapshot_25_2024-07-25_NEXOUSDT.csv.gz, binance_trades_2024-07-25" in err
+    assert "there are: binance_book_snapshot_25_2024-07-24_NEXOUSDT.csv.gz" in err
+    assert before == ((root / "params.yaml").read_bytes(), (root / "data.dvc").read_bytes()) and same(root)
+
+
+def test_tardis_downloads_into_data(root, do, source):
+    with serve(source, key=None) as s:
+        code, out, err = do("data", "tardis", *FILES, "--endpoint", s.endpoint)
+        assert code == 0, err
+        assert "data/ holds 4 files" in out and ".tardis-cache/" in out
+        for p in (root / "data").iterdir(): assert p.read_bytes() == (source / p.name).read_bytes()
+        assert read_block(root)["source"] == "tardis" and same(root)
+        do("data", "tardis", *FILES, "--endpoint", s.endpoint, "--types", ",".join(KINDS))
+        assert s.asked["binance_trades_2024-07-23_NEXOUSDT.csv.gz"] == 1 and len(list((root / "data").iterdir())) == 6
+
+
+def test_tardis_that_fails_changes_nothing_and_keeps_what_came(root, do, source):
+    do("data", "simulated")
+    before = (root / "params.yaml").read_bytes(), (root / "data.dvc").read_bytes()
+    with serve(source) as s: code, _, err = do("data", "tardis", *FILES[:-1], "2024-07-24..2024-07-25", "--endpoint", s.endpoint)
+    assert code == 1 and "not there (404" in err and "2 of 4 files are complete and kept" in err
+    assert before == ((root / "params.yaml").read_bytes(), (root / "data.dvc").read_bytes()) and same(root) and not leftovers(root)
+    assert len([p for p in (root / ".tardis-cache").rglob("*") if p.is_file()]) == 2
+
+
+@pytest.mark.parametrize("how", ["unversioned", "changed", "unsaved"])
+def test_data_that_dvc_does_not_have_is_not_overwritten(root, do, how):
+    if how == "unversioned": (root / "data").mkdir()
+    else: do("data", "simulated")
+    if how == "unsaved": shutil.rmtree(root / ".dvc" / "cache")
+    else: (root / "data" / "mine.txt").write_text("a day's work")
+    before = folder_hash(root / "data")
+    assert data_state(root) == how
+    code, _, err = do("data", "simulated", "--seed", "9")
+    assert code == 1 and "so overwriting it would lose it. `lobresearch data accept` versions it as it is; `--force` overwrites it." in err
+    assert folder_hash(root / "data") == before
+    if how == "changed":
+        assert do("data", "accept")[0] == 0 and recorded(root)["md5"] == before
+        assert do("data", "simulated", "--seed", "9")[0] == 0
+    else: assert do("data", "simulated", "--seed", "9", "--force")[0] == 0
+    assert (root / "data" / "truth" / "latent.txt").read_text() == "9" and not (root / "data" / "mine.txt").exists()
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, OSError(28, "No space left on device"), ZeroDivisionError])
+def test_a_source_that_stops_half_way_leaves_the_old_data(root, do, monkeypatch, error):
+    do("data", "simulated")
+    before = folder_hash(root / "data"), (root / "params.yaml").read_bytes()
+    def half(folder, **kw): (folder / "half.csv.gz").write_text("1"); raise error
+    monkeypatch.setattr(cli, "_maker", lambda: half)
+    if error is ZeroDivisionError: pytest.raises(ZeroDivisionError, do, "data", "simulated", "--seed", "9")  # a bug shows itself
+    else:
+        code, _, err = do("data", "simulated", "--seed", "9")
+        assert (code, err[:20]) == ((130, "lobresearch: stopped") if error is KeyboardInterrupt else (1, "lobresearch: No spac"))
+    assert (folder_hash(root / "data"), (root / "params.yaml").read_bytes()) == before and not leftovers(root)
+
+
+def test_when_versioning_fails_all_three_come_back(root, do, monkeypatch):
+    do("data", "simulated")
+    before = folder_hash(root / "data"), (root / "params.yaml").read_bytes(), (root / "data.dvc").read_bytes()
+    real = versioning.dvc
+    def failing(home, *args):
+        if args[0] == "add": raise versioning.LobError("`dvc add -q data` failed: no room")
+        return real(home, *args)
+    monkeypatch.setattr(versioning, "dvc", failing)
+    code, _, err = do("data", "simulated", "--seed", "9")
+    assert code == 1 and "no room" in err
+    assert (folder_hash(root / "data"), (root / "params.yaml").read_bytes(), (root / "data.dvc").read_bytes()) == before and not leftovers(root)
+
+
+def test_what_a_killed_command_left_is_mended(root, do):
+    "Killed between the two renames: the old data is back; killed before: half-made data is gone"
+    do("data", "simulated")
+    (root / "data").rename(root / "data.old-x")
+    (root / "data.partial-x").mkdir()
+    code, _, err = do("data", "simulated", "--hours", "0")
+    assert code == 1 and "--hours must be above 0" in err
+    do("data", "simulated", "--seed", "9")
+    assert not leftovers(root) and (root / "data" / "truth" / "latent.txt").read_text() == "9"
+
+
+def test_two_commands_at_once(root, do):
+    with versioning._alone(root):
+        assert "Another `lobresearch data` command is at work here" in do("data", "simulated")[2]
+    assert do("data", "simulated")[0] == 0
+
+
+# what `make study` asks first
+
+def test_check_makes_missing_simulated_data(root, do):
+    code, out, _ = do("data", "check")
+    assert code == 0 and "There is no data/: making it." in out and "24 h of SIM-SIGNAL and SIM-NULL, seed 7" in out and "Note:" not in out
+    code, out, _ = do("data", "check")
+    assert (code, out) == (0, f"data/ is what data.dvc records ({recorded(root)['md5'][:8]}).\n")
+
+
+def test_check_says_when_another_platform_gives_other_bytes(root, do, monkeypatch):
+    "A fresh clone: data.dvc from git, no data, an empty DVC store"
+    do("data", "check")
+    theirs = recorded(root)["md5"]
+    shutil.rmtree(root / "data"), shutil.rmtree(root / ".dvc" / "cache")
+    code, out, _ = do("data", "check")
+    assert code == 0 and "Note:" not in out and recorded(root)["md5"] == theirs
+    shutil.rmtree(root / "data"), shutil.rmtree(root / ".dvc" / "cache")
+    def other(folder, **kw): toy_maker(folder, **kw); (folder / "truth" / "latent.txt").write_text("7.0000000001")
+    monkeypatch.setattr(cli, "_maker", lambda: other)
+    code, out, _ = do("data", "check")
+    assert code == 0 and f"Note: data.dvc recorded {theirs[:8]} and this machine made {recorded(root)['md5'][:8]} from the same seed" in out
+    assert same(root)
+
+
+def test_check_brings_deleted_data_back_from_the_store(root, do, source):
+    do("data", "files", str(source), *FILES)
+    shutil.rmtree(root / "data")
+    assert do("data", "check")[:2] == (0, "data/ was missing and is back from DVC's store.\n")
+    assert same(root)
+
+
+def test_check_names_the_command_that_brings_recordings(root, do, source):
+    do("data", "files", str(source), *FILES, "--types", "book_snapshot_25,trades")
+    shutil.rmtree(root / "data"), shutil.rmtree(root / ".dvc" / "cache")
+    code, _, err = do("data", "check")
+    assert code == 1 and err.startswith("lobresearch: There is no data/. Run: lobresearch data files FOLDER --exchange binance --symbols NEXOUSDT "
+                                        "--days 2024-07-23,2024-07-24   (or `dvc pull data.dvc`")
+
+
+def test_check_follows_params(root, do):
+    "Another seed in params.yaml makes other data; another recording is asked for by its command"
+    do("data", "check")
+    versioning.set_block(root, "data", dict(hours=30, seed=8))
+    code, out, _ = do("data", "check")
+    assert code == 0 and "data/ was made by `lobresearch data simulated --hours 24 --seed 7`, but params.yaml asks for other data: making it." in out
+    assert read_block(root)["days"] == ["2025-01-01", "2025-01-02"] and recorded(root)["meta"]["seed"] == 8 and "Note:" not in out
+    versioning.set_block(root, "data", dict(source="tardis", exchange="binance", symbols=["BTCUSDT"], days=["2024-07-01"]))
+    code, _, err = do("data", "check")
+    assert code == 1 and "asks for other data. Run: lobresearch data tardis --exchange binance --symbols BTCUSDT --days 2024-07-01 " in err
+    versioning.set_block(root, "data", dict(source="sim"))
+    assert "source 'sim'; it can be simulated, tardis or files" in do("data", "check")[2]
+
+
+def test_check_goes_on_with_changed_simulated_data_and_stops_at_changed_recordings(root, do, source):
+    do("data", "check")
+    (root / "data" / "truth" / "latent.txt").write_text("8")
+    code, out, _ = do("data", "check")
+    assert code == 0 and out.startswith("data/ differs from what data.dvc records. It is recorded now as ") and same(root)
+    do("data", "files", str(source), *FILES)
+    day = root / "data" / "binance_trades_2024-07-23_NEXOUSDT.csv.gz"
+    day.write_bytes(day.read_bytes()[:-9])
+    code, _, err = do("data", "check")
+    assert code == 1 and "`lobresearch data accept` versions it as it is; `dvc checkout --force data.dvc` brings the recorded files back." in err
+    versioning.dvc(root, "checkout", "--force", "data.dvc")
+    assert do("data", "check")[0] == 0
+
+
+def test_check_knows_the_recorded_bytes_without_the_store(root, do, source):
+    do("data", "files", str(source), *FILES)
+    shutil.rmtree(root / ".dvc" / "cache")
+    code, out, _ = do("data", "check")
+    assert code == 0 and "DVC's store has it now" in out and same(root)
+
+
+# profiles and the rest
+
+def test_profile(root, do):
+    (root / "params.full.yaml").write_text("data: {hours: 96}\ngrid:\n  levels: 20\nlabels: {horizons: [10, 60, 300]}\n")
+    code, out, _ = do("profile", "full")
+    assert (code, out) == (0, "  data.hours: 24 -> 96\n  grid.levels: 10 -> 20\n  labels.horizons: [10, 60] -> [10, 60, 300]\n"
+                              "params.yaml has full's values now: 3 changed. `git checkout params.yaml` brings the old ones back.\n")
+    assert (root / "params.yaml").read_text() == PARAMS.replace("hours: 24", "hours: 96").replace("levels: 10 ", "levels: 20 ") \
+        .replace("[10,60]     #", "[10, 60, 300] #")
+    assert "0 changed.\n" in do("profile", "full")[1]
+    (root / "params.slip.yaml").write_text("grid: {level: 3}\n")
+    assert "params.slip.yaml sets grid.level, which params.yaml does not have" in do("profile", "slip")[2]
+    assert "There is no profile 'huge': params.huge.yaml is missing. Profiles here: full, slip." in do("profile", "huge")[2]
+
+
+def test_a_profile_leaves_recordings_alone(root, do, source):
+    do("data", "files", str(source), *FILES)
+    (root / "params.full.yaml").write_text("data: {hours: 96}\ngrid: {levels: 20}\n")
+    block = read_block(root)
+    assert "Its data block was left out" in do("profile", "full")[1]
+    assert read_block(root) == block and read_block(root, "grid")["levels"] == 20
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.dictionaries(st.sampled_from(["levels", "clock", "new"]), st.one_of(st.none(), st.booleans(), st.integers(-9, 9), st.text("ab: #'\"-", max_size=6),
+                                                                         st.floats(-1, 1, width=16), st.lists(st.sampled_from(["2024-07-01", "x", 3]), max_size=3)), max_size=3))
+def test_an_edited_block_reads_back_and_the_rest_stays(values):
+    text, changes = edit_block(PARAMS, "grid", values)
+    first, last = PARAMS.index("grid:"), PARAMS.index("\nlabels:")
+    assert text.startswith(PARAMS[:first]) and text.endswith(PARAMS[last:])
+    from ruamel.yaml import YAML
+    before, after = YAML(typ="safe").load(PARAMS), YAML(typ="safe").load(text)
+    assert after == {**before, "grid": {**before["grid"], **values}}
+    assert set(changes) == {f"grid.{k}" for k, v in values.items() if k not in before["grid"] or before["grid"][k] != v}
+
+
+def test_outside_a_checkout(do, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    code, _, err = do("data", "check")
+    assert code == 1 and err == f"lobresearch: No settings.ini in {tmp_path} or above it. Run this inside a checkout of lobresearch.\n"
+
+
+@pytest.mark.parametrize(("argv", "says"), [
+    ([], ["data", "profile", "--version"]),
+    (["data"], ["simulated", "tardis", "files", "check", "accept", "not overwritten"]),
+    (["data", "simulated"], ["--hours", "--seed", "--force"]),
+    (["data", "tardis"], ["--exchange", "--symbols", "--days", "--types", "--endpoint", "TARDIS_API_KEY", "first day of each month is free"]),
+    (["data", "files"], ["FOLDER", "--exchange", "--symbols", "--days", "--types"]),
+    (["profile"], ["params.NAME.yaml"]),
+])
+def test_help(argv, says, capsys):
+    with pytest.raises(SystemExit) as e: cli.main([*argv, "--help"])
+    text = " ".join(capsys.readouterr().out.split())
+    assert e.value.code == 0 and all(s in text for s in says) and str(Path.home()) not in text
+
+
+def test_slips_in_the_options(capsys):
+    for argv in (["data", "tardis"], ["data", "simulated", "--hours", "many"], ["date"]):
+        with pytest.raises(SystemExit) as e: cli.main(argv)
+        assert e.value.code == 2 and "usage: lobresearch" in capsys.readouterr().err
+
+
+def test_the_installed_command_and_the_module():
+    for cmd in ([str(Path(sys.executable).with_name("lobresearch"))], [sys.executable, "-m", "lobresearch.cli"]):
+        assert subprocess.run([*cmd, "--version"], capture_output=True, text=True, check=True).stdout == f"lobresearch {__version__}\n"
