@@ -214,7 +214,7 @@ def read_quality(root, symbol:str, date:str)->dict:
     "The quality dictionary that was written with a grid"
     return json.loads(pq.read_schema(grid_path(root, symbol, date)).metadata[b"quality"])
 
-# %% ../../nbs/data/06_grid.ipynb #ade2ecdf
+# %% ../../nbs/data/06_grid.ipynb #840030b5
 def _pool(x, y):
     "VWAP of a second of which two files each hold a part"
     v, w = x.buy_vol + x.sell_vol, y.buy_vol + y.sell_vol
@@ -236,8 +236,8 @@ def _merge(a, b):
 
 def _seam(a, b, max_stale):
     "The seconds between two days, carried from the last of `a`; none if they are more than `max_stale`"
-    last, ts = a[~a.stale].index[-1], np.arange(a.index[-1] + SEC, b.index[0], SEC)
-    if not len(ts) or (b.index[0] - last)//SEC - 1 > max_stale: return a.iloc[:0]
+    ts = np.arange(a.index[-1] + SEC, b.index[0], SEC) if len(a) else []
+    if not len(ts) or (b.index[0] - a.index[~a.stale][-1])//SEC - 1 > max_stale: return a.iloc[:0]
     f = a.iloc[[-1]*len(ts)].set_axis(pd.Index(ts, name="ts"))
     for c in f.columns:
         if c.startswith("ofi_") or c in ("n_updates", *SUMS): f[c] = f[c].dtype.type(0)
