@@ -14,24 +14,38 @@ def module_file(name):
     return None
 
 
-def imports(source):
-    "Files of the package that this source imports"
+def absolute(node, package):
+    "The module that a from-import names, relative ones resolved against the package it stands in"
+    if not node.level: return node.module
+    parts = package.split(".")[: len(package.split(".")) - node.level + 1]
+    return ".".join([*parts, *([node.module] if node.module else [])])
+
+
+def imports(source, package=""):
+    "Files of the package that this source, standing in `package`, imports"
     out = set()
     for node in ast.walk(ast.parse(source)):
         names = [a.name for a in node.names] if isinstance(node, ast.Import) else []
-        if isinstance(node, ast.ImportFrom) and node.module: names = [node.module, *(f"{node.module}.{a.name}" for a in node.names)]
+        if isinstance(node, ast.ImportFrom):
+            base = absolute(node, package)
+            names = [base, *(f"{base}.{a.name}" for a in node.names)]
         out |= {f for n in names if n.split(".")[0] == "lobresearch" and (f := module_file(n))}
     return {f for f in out if f.name != "__init__.py"}
 
 
-def closure(source):
+def package_of(path):
+    "The package that a module's file stands in, such as lobresearch.data"
+    return ".".join(path.relative_to(ROOT).parts[:-1])
+
+
+def closure(source, package=""):
     "Files of the package that this source imports, directly or through others"
-    seen, todo = set(), imports(source)
+    seen, todo = set(), imports(source, package)
     while todo:
         f = todo.pop()
         if f in seen: continue
         seen.add(f)
-        todo |= imports(f.read_text()) - seen
+        todo |= imports(f.read_text(), package_of(f)) - seen
     return {str(f.relative_to(ROOT)) for f in seen}
 
 

@@ -5,7 +5,7 @@ import subprocess
 
 import pytest
 import yaml
-from house import ROOT, closure, code, imports
+from house import ROOT, closure, code, imports, package_of
 
 STAGES = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
 NOTEBOOK_STAGES = {k: v for k, v in STAGES.items() if "nbs/study/" in v["cmd"]}
@@ -45,11 +45,16 @@ def test_profiles_overlay_only_what_exists():
             assert set(block) <= set(params[section]), (profile, section)
 
 
+def test_relative_imports_are_followed():
+    deps = closure("from lobresearch.study.toy import ensure")
+    assert {"lobresearch/study/toy.py", "lobresearch/data/grid.py", "lobresearch/errors.py"} <= deps
+
+
 def test_a_chapter_imports_only_chapters_to_its_left():
     for path in sorted((ROOT / "lobresearch").rglob("*.py")):
         parts = path.relative_to(ROOT / "lobresearch").parts
         if len(parts) == 1: continue
-        for f in imports(path.read_text()):
+        for f in imports(path.read_text(), package_of(path)):
             chapter = f.relative_to(ROOT / "lobresearch").parts
             if len(chapter) == 1 or chapter[0] == parts[0] or chapter[0] == "evidence": continue
             assert parts[0] in CHAPTERS, f"{path} of {parts[0]} imports {f}"
