@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import nn
 from ..errors import require
 
-# %% ../../nbs/forecast/01_blocks.ipynb #c05cd28e
+# %% ../../nbs/forecast/01_blocks.ipynb #ad5cf902
 class CausalConv(nn.Conv2d):
     "Convolution over `(time, width)`, zeros before the first second and none after the last"
     def __init__(self,
@@ -25,6 +25,7 @@ class CausalConv(nn.Conv2d):
                 f"A convolution needs positive sizes; got cin={cin}, cout={cout}, time={time}, width={width}, dilation={dilation}.")
         super().__init__(cin, cout, (time, width), stride=(1, width), dilation=(dilation, 1))
         self.past = (time-1)*dilation # seconds it looks back
+        nn.init.kaiming_normal_(self.weight, a=.01); nn.init.zeros_(self.bias) # keeps the variance through a chain of rectifiers
 
     def forward(self, x): return super().forward(F.pad(x, (0, 0, self.past, 0)) if self.past else x)
 
