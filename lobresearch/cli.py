@@ -6,8 +6,8 @@
 __all__ = ['SIM_SYMBOLS', 'sim_block', 'recording_block', 'command', 'summary', 'data_simulated', 'data_tardis', 'data_files',
            'data_check', 'profile', 'parser', 'main']
 
-# %% ../nbs/03_cli.ipynb #978bfb55
-import argparse, math, os, shlex, shutil, sys
+# %% ../nbs/03_cli.ipynb #c40a80b4
+import argparse, contextlib, math, os, shlex, shutil, sys, threading
 from datetime import date, timedelta
 from pathlib import Path
 from . import __version__
@@ -16,9 +16,10 @@ from .run import root
 from .data import capture, versioning
 from .data.capture import ENDPOINT, KINDS, NEEDED
 
-# %% ../nbs/03_cli.ipynb #19839751
+# %% ../nbs/03_cli.ipynb #5033ba37
 SIM_SYMBOLS = ("SIM-SIGNAL", "SIM-NULL")
 
+# %% ../nbs/03_cli.ipynb #e96f2fc0
 def sim_block(
     hours:float=24, # Length of the recording
     seed:int=7, # Seed of the exchange
@@ -33,6 +34,7 @@ def sim_block(
     hours = int(hours) if hours == int(hours) else hours
     return dict(source="simulated", exchange="lobsim", symbols=list(symbols), days=days, types=list(NEEDED), hours=hours, seed=seed)
 
+# %% ../nbs/03_cli.ipynb #9fd422cf
 def recording_block(
     source:str, # "tardis" or "files"
     files, # RawFiles
@@ -57,7 +59,7 @@ def command(
 
 def _same(a, b): return command(a) == command(b) and list(a["symbols"]) == list(b["symbols"])
 
-# %% ../nbs/03_cli.ipynb #a712ca86
+# %% ../nbs/03_cli.ipynb #8118af9f
 def _size(n): return f"{n/1e6:,.1f} MB" if n >= 1e5 else f"{n:,d} bytes"
 
 def summary(
@@ -71,6 +73,7 @@ def summary(
     if len(files) > 12: rows.append(f"  and {len(files) - 12} more")
     return "\n".join([f"data/ holds {len(files)} files, {_size(sum(p.stat().st_size for p in files))}:"] + rows)
 
+# %% ../nbs/03_cli.ipynb #033df191
 def _finish(home, block, fill, force):
     "Swap, version, and say what comes next"
     version = versioning.remake(home, block, fill, force)
@@ -78,12 +81,28 @@ def _finish(home, block, fill, force):
     print(f"Versioned in data.dvc as {version}; the data block of params.yaml describes it.")
     print("Next: make study   (or dvc repro, where the environment is active)")
 
-# %% ../nbs/03_cli.ipynb #57949d65
+# %% ../nbs/03_cli.ipynb #9c7ad827
+@contextlib.contextmanager
+def _growing(folder):
+    "Show on a terminal how long it has taken and how much is written"
+    from tqdm import tqdm
+    stop = threading.Event()
+    with tqdm(desc="simulating", unit="B", unit_scale=True, disable=None, leave=False) as bar:
+        def look():
+            while not stop.wait(.5):
+                bar.n = sum(p.stat().st_size for p in folder.rglob("*") if p.is_file())
+                bar.refresh()
+        watch = threading.Thread(target=look, daemon=True); watch.start()
+        try: yield
+        finally: stop.set(); watch.join()
+
+# %% ../nbs/03_cli.ipynb #06ea002f
 def _maker():
     "The embedded exchange (imported late: compiling it takes seconds)"
     from lobresearch.data.simulate import make_simulated
     return make_simulated
 
+# %% ../nbs/03_cli.ipynb #aa63a1b3
 def data_simulated(
     home, # Repository root
     hours:float=24, # Length of the recording
@@ -94,10 +113,17 @@ def data_simulated(
     "Make `data/` with the embedded exchange"
     block = sim_block(hours, seed, symbols)
     print(f"Running the embedded exchange: {hours:g} h of {' and '.join(symbols)}, seed {seed} ...", flush=True)
-    def fill(folder): _maker()(folder, hours=hours, seed=seed, workers=2, symbols=tuple(symbols))
+    def fill(folder):
+        with _growing(folder): _maker()(folder, hours=hours, seed=seed, workers=2, symbols=tuple(symbols))
     _finish(home, block, fill, force)
 
-# %% ../nbs/03_cli.ipynb #778f4ead
+# %% ../nbs/03_cli.ipynb #e8f2818c
+def _link(src, dst):
+    "A second name for our own download, or a copy where the disk has no such thing"
+    try: os.link(src, dst)
+    except OSError: shutil.copyfile(src, dst)
+
+# %% ../nbs/03_cli.ipynb #498846fc
 def data_tardis(
     home, # Repository root
     exchange:str, # Venue
@@ -116,11 +142,7 @@ def data_tardis(
     _finish(home, block, fill, force)
     print("The downloads stay in .tardis-cache/; delete it when no more days will be added.")
 
-def _link(src, dst):
-    "A second name for our own download, or a copy where the disk has no such thing"
-    try: os.link(src, dst)
-    except OSError: shutil.copyfile(src, dst)
-
+# %% ../nbs/03_cli.ipynb #839262b8
 def data_files(
     home, # Repository root
     folder, # Holds Tardis CSV files
@@ -134,7 +156,10 @@ def data_files(
     files = capture.from_folder(folder, exchange, symbols, days, types)
     _finish(home, recording_block("files", files), lambda new: capture.copy_files(files, folder, new), force)
 
-# %% ../nbs/03_cli.ipynb #291713fc
+# %% ../nbs/03_cli.ipynb #f4b6cc96
+_AWAY = dict(missing="There is no data/", other="data/ is another version than data.dvc records")
+
+# %% ../nbs/03_cli.ipynb #df19545b
 def data_check(
     home, # Repository root
 ):
@@ -143,16 +168,17 @@ def data_check(
     sim, ask = want["source"] == "simulated", command(want)
     made = (versioning.recorded(home) or {}).get("meta")
     state, fits = versioning.data_state(home), made is None or _same(made, want)
-    if state == "missing" and fits and versioning.restore(home):
-        print("data/ was missing and is back from DVC's store.")
+    if state in _AWAY and fits and versioning.restore(home):
+        print(f"{_AWAY[state]}; what data.dvc records is back from DVC's store.")
         return
-    if state == "missing" or not fits:
-        why = "There is no data/" if state == "missing" else f"data/ was made by `{command(made)}`, but params.yaml asks for other data"
+    if state in _AWAY or not fits:
+        why = _AWAY[state] if fits or state == "missing" else f"data/ was made by `{command(made)}`, but params.yaml asks for other data"
         require(sim, f"{why}. Run: {ask}   (or `dvc pull data.dvc`, if a DVC remote holds it)", LobError)
         print(f"{why}: making it.")
         _make_again(home, want)
     else: _compare(home, state, sim)
 
+# %% ../nbs/03_cli.ipynb #caba49ef
 def _make_again(home, want):
     "Simulate what params.yaml asks for, and say so if the bytes are not those of data.dvc"
     before = versioning.recorded(home)
@@ -162,6 +188,7 @@ def _make_again(home, want):
         print(f"Note: data.dvc recorded {before['md5'][:8]} and this machine made {after['md5'][:8]} from the same seed: "
               "another platform or library rounds differently. The study goes on with these; its numbers may differ in the last digits.")
 
+# %% ../nbs/03_cli.ipynb #9fa64593
 def _compare(home, state, sim):
     "Say how data/ stands to data.dvc"
     if state == "same": print(f"data/ is what data.dvc records ({versioning.recorded(home)['md5'][:8]}).")
@@ -185,7 +212,7 @@ def profile(
     print(f"params.yaml has {name}'s values now: {len(changes)} changed.{back}")
     if skipped: print("Its data block was left out: it is for the embedded exchange, and params.yaml asks for recordings.")
 
-# %% ../nbs/03_cli.ipynb #a9ebbeba
+# %% ../nbs/03_cli.ipynb #42ca2a73
 def _list(text): return [x.strip() for x in text.split(",") if x.strip()]
 
 def _which(p, types, types_help):
@@ -197,11 +224,13 @@ def _which(p, types, types_help):
 
 def _asked(a): return dict(exchange=a.exchange, symbols=a.symbols, days=a.days, types=a.types, force=a.force)
 
+# %% ../nbs/03_cli.ipynb #0df4da40
 def _command(sub, name, run, help, more=""):
     p = sub.add_parser(name, help=help, description=f"{help[0].upper()}{help[1:]}. {more}".strip())
     p.set_defaults(run=run)
     return p
 
+# %% ../nbs/03_cli.ipynb #d88775b0
 def _makers(data):
     "The three commands that make data/"
     p = _command(data, "simulated", lambda a: data_simulated(root(), a.hours, a.seed, force=a.force),
@@ -209,8 +238,8 @@ def _makers(data):
     p.add_argument("--hours", type=float, default=24, metavar="H", help="length of the recording (default 24)")
     p.add_argument("--seed", type=int, default=7, metavar="N", help="seed of the exchange (default 7)")
     q = _command(data, "tardis", lambda a: data_tardis(root(), **_asked(a), endpoint=a.endpoint, timeout=a.timeout),
-                 "download recordings from Tardis", "Without a key the first day of each month is free; a key is read from the environment variable TARDIS_API_KEY. "
-                 "Interrupted downloads go on where they stopped.")
+                 "download recordings from Tardis", "Without a key the first day of each month is free; a key is read from the environment "
+                 "variable TARDIS_API_KEY. Interrupted downloads go on where they stopped.")
     _which(q, list(NEEDED), f"data types (default {','.join(NEEDED)}; also incremental_book_L2)")
     q.add_argument("--endpoint", default=ENDPOINT, metavar="URL", help=f"address of the server (default {ENDPOINT})")
     q.add_argument("--timeout", type=float, default=60, metavar="S", help="seconds of silence before a file is tried again (default 60)")
@@ -220,7 +249,7 @@ def _makers(data):
     _which(f, None, f"data types that must be there (default {','.join(NEEDED)}, and incremental_book_L2 where it is there)")
     for x in (p, q, f): x.add_argument("--force", action="store_true", help="overwrite data/ even if it is not versioned")
 
-# %% ../nbs/03_cli.ipynb #8b3a67f6
+# %% ../nbs/03_cli.ipynb #6e720cb0
 def parser()->argparse.ArgumentParser: # The command line
     "All commands and their help"
     p = argparse.ArgumentParser(prog="lobresearch", description="Reproducible research on limit order books: the study's data "
@@ -238,6 +267,7 @@ def parser()->argparse.ArgumentParser: # The command line
     q.add_argument("name", metavar="NAME", help="such as smoke or full")
     return p
 
+# %% ../nbs/03_cli.ipynb #67b005a9
 def main(
     argv=None, # Arguments; those of the process when None
 )->int: # Exit status

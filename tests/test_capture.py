@@ -117,7 +117,8 @@ def test_what_was_finished_stays_and_the_rest_follows(source, tmp_path):
     down = [True]
     with serve(source, fault=lambda name, n: 503 if down[0] and "ETH" in name else None) as s:
         said = refusal(s, tmp_path, ["BTCUSDT", "ETHUSDT"])
-        assert "the server failed 3 times (503" in said and "2 of 4 files are complete and kept; the same command fetches only the rest." in said
+        assert "the server failed 3 times (503" in said
+        assert said.endswith("2 of 4 files are complete and kept; the same command fetches only the rest.")
         assert s.asked["binance_trades_2024-07-01_ETHUSDT.csv.gz"] == 3
         down[0] = False
         assert len(get(s, tmp_path, ["BTCUSDT", "ETHUSDT"])) == 4
@@ -165,7 +166,8 @@ def test_a_full_disk_is_not_mistaken_for_the_network(source, tmp_path, monkeypat
 
 
 def test_servers_do_not_share_downloads(tmp_path):
-    assert place(tmp_path, "https://datasets.tardis.dev/v1") == place(tmp_path, "https://datasets.tardis.dev/v1/") == tmp_path / "datasets.tardis.dev-v1"
+    assert place(tmp_path, "https://datasets.tardis.dev/v1") == tmp_path / "datasets.tardis.dev-v1"
+    assert place(tmp_path, "https://datasets.tardis.dev/v1/") == tmp_path / "datasets.tardis.dev-v1"
     assert place(tmp_path, "http://127.0.0.1:8000/v1") != place(tmp_path, "http://127.0.0.1:8001/v1")
     with pytest.raises(ParameterError, match="must begin with https://"): place(tmp_path, "datasets.tardis.dev")
 
@@ -231,11 +233,13 @@ def test_files_of_a_folder(source):
 
 def test_a_folder_that_lacks_a_day_says_what_it_has(source):
     with pytest.raises(DataError) as e: from_folder(source, "binance", ["BTCUSDT"], ["2024-07-02", "2024-07-03"])
-    assert "lacks 2 of the 4 files asked for: binance_book_snapshot_25_2024-07-03_BTCUSDT.csv.gz, binance_trades_2024-07-03_BTCUSDT.csv.gz; " \
+    assert "lacks 2 of the 4 files asked for: " \
+           "binance_book_snapshot_25_2024-07-03_BTCUSDT.csv.gz, binance_trades_2024-07-03_BTCUSDT.csv.gz; " \
            "there are: binance_book_snapshot_25_2024-07-02_BTCUSDT.csv.gz, binance_trades_2024-07-02_BTCUSDT.csv.gz." in str(e.value)
     assert "Of binance it holds BTCUSDT 2024-07-01, ETHUSDT 2024-07-01, BTCUSDT 2024-07-02, ETHUSDT 2024-07-02." in str(e.value)
     with pytest.raises(DataError, match="lacks 1 of the 3 files"): from_folder(source, "binance", ["BTCUSDT"], ["2024-07-02"], KINDS)
-    with pytest.raises(ParameterError, match="is not a folder"): from_folder(source / "binance_trades_2024-07-01_BTCUSDT.csv.gz", "binance", ["B"], ["2024-07-01"])
+    with pytest.raises(ParameterError, match="is not a folder"):
+        from_folder(source / "binance_trades_2024-07-01_BTCUSDT.csv.gz", "binance", ["B"], ["2024-07-01"])
 
 
 def test_headers_of_an_error_may_be_missing():

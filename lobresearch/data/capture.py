@@ -6,10 +6,10 @@
 __all__ = ['NEEDED', 'KINDS', 'ENDPOINT', 'RawFile', 'check_exchange', 'check_symbols', 'check_kinds', 'check_days', 'wanted',
            'BadReply', 'check_whole', 'sentences', 'place', 'download_async', 'download', 'from_folder', 'copy_files']
 
-# %% ../../nbs/data/08_capture.ipynb #b93c3fb1
+# %% ../../nbs/data/08_capture.ipynb #55505d00
 import asyncio, contextlib, gzip, json, logging, os, re, shutil, urllib.error, urllib.parse, zlib
 from dataclasses import dataclass
-from datetime import date, datetime, timedelta, timezone
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from ..errors import DataError, DownloadError, ParameterError, require
 
@@ -25,7 +25,7 @@ class RawFile:
     @property
     def name(self)->str: return f"{self.exchange}_{self.kind}_{self.day}_{self.symbol}.csv.gz"
 
-# %% ../../nbs/data/08_capture.ipynb #d657cd25
+# %% ../../nbs/data/08_capture.ipynb #fa73557a
 NEEDED = ("book_snapshot_25", "trades")
 KINDS = NEEDED + ("incremental_book_L2",)
 
@@ -35,6 +35,7 @@ def check_exchange(exchange):
             f"{exchange!r} cannot be an exchange: Tardis writes them in small letters and digits with dashes, such as binance-futures.")
     return exchange
 
+# %% ../../nbs/data/08_capture.ipynb #dc8b7253
 def check_symbols(symbols):
     "The symbols, if they can be ones"
     require(len(symbols) > 0, "No symbol given; name at least one, such as --symbols BTCUSDT.")
@@ -49,6 +50,7 @@ def _once_each(items, what):
     require(not twice, f"The {what} {', '.join(twice)} is named twice.")
     return list(items)
 
+# %% ../../nbs/data/08_capture.ipynb #06254857
 def check_kinds(kinds):
     "The data types, if this package reads them"
     odd = [k for k in kinds if k not in KINDS]
@@ -57,12 +59,13 @@ def check_kinds(kinds):
     require(not lacking, f"--types lacks {', '.join(lacking)}: the grid is made from {' and '.join(NEEDED)}.")
     return _once_each(kinds, "type")
 
-# %% ../../nbs/data/08_capture.ipynb #7e145661
+# %% ../../nbs/data/08_capture.ipynb #5ba2c0a2
 def _day(text):
     require(re.fullmatch(r"\d{4}-\d\d-\d\d", text) is not None, f"{text!r} is not a day; write it as 2024-07-01.")
     try: return date.fromisoformat(text)
     except ValueError: raise ParameterError(f"{text} is not in the calendar.") from None
 
+# %% ../../nbs/data/08_capture.ipynb #47a532dd
 def check_days(
     days, # Days "2024-07-01" and ranges "2024-07-01..2024-07-31"
     today:date|None=None, # If given, days must lie before it
@@ -90,10 +93,11 @@ def wanted(
     exchange, symbols, days, kinds = check_exchange(exchange), check_symbols(symbols), check_days(days, today), check_kinds(kinds)
     return [RawFile(exchange, k, d, s) for s in symbols for d in days for k in kinds]
 
-# %% ../../nbs/data/08_capture.ipynb #001bc9d1
+# %% ../../nbs/data/08_capture.ipynb #2c47047d
 class BadReply(Exception):
     "A reply that arrived without an error and still is not the file"
 
+# %% ../../nbs/data/08_capture.ipynb #4c37bb2e
 def check_whole(
     path, # Downloaded file
 )->int: # Bytes unpacked
@@ -108,13 +112,14 @@ def check_whole(
     if not head.startswith(b"exchange,symbol,timestamp,local_timestamp,"): raise BadReply("the reply is not a Tardis CSV file")
     return size
 
-# %% ../../nbs/data/08_capture.ipynb #8caa42ca
+# %% ../../nbs/data/08_capture.ipynb #ca9b8508
 class _FirstFailure(logging.Handler):
     "Raise the cause of a failed attempt instead of letting the client retry in silence"
     def emit(self, record):
         cause = record.args[-1] if record.args else None
         if isinstance(cause, Exception): raise cause
 
+# %% ../../nbs/data/08_capture.ipynb #a12856c6
 @contextlib.contextmanager
 def _impatient():
     "No silent retries inside the client"
@@ -124,7 +129,7 @@ def _impatient():
     try: yield
     finally: log.removeHandler(handler); log.level, log.propagate = before
 
-# %% ../../nbs/data/08_capture.ipynb #09d4fb83
+# %% ../../nbs/data/08_capture.ipynb #434ce95e
 async def _once(f, into, key, endpoint, timeout):
     "One attempt at one file"
     from tardis_dev import download_datasets_async
@@ -136,6 +141,7 @@ async def _once(f, into, key, endpoint, timeout):
     except BadReply: (side/f.name).unlink(); raise
     os.replace(side/f.name, into/f.name)
 
+# %% ../../nbs/data/08_capture.ipynb #7f866b81
 def _retry_after(e):
     "Seconds a busy server asks for, if it does"
     text = (e.headers or {}).get("Retry-After", "")
@@ -146,6 +152,7 @@ def _passing(e):
     if isinstance(e, urllib.error.HTTPError): return e.code >= 500 or e.code == 408 or (e.code == 429 and (_retry_after(e) or 0) <= 300)
     return not isinstance(e, UnicodeDecodeError)
 
+# %% ../../nbs/data/08_capture.ipynb #68a8863f
 async def _patiently(f, attempts, pause, *args):
     "One file, in a few attempts with doubling pauses"
     for n in range(attempts):
@@ -159,7 +166,7 @@ def _failures():
     import aiohttp
     return (urllib.error.HTTPError, aiohttp.ClientError, asyncio.TimeoutError, ConnectionError, BadReply, UnicodeDecodeError)
 
-# %% ../../nbs/data/08_capture.ipynb #2be07848
+# %% ../../nbs/data/08_capture.ipynb #026399da
 def _said(e):
     "Status and the server's own words, short, in brackets"
     raw = e.object if isinstance(e, UnicodeDecodeError) else getattr(e, "msg", str(e)).encode()
@@ -170,6 +177,7 @@ def _said(e):
     parts = [str(x) for x in (getattr(e, "code", ""), text) if x]
     return f" ({': '.join(parts)})" if parts else ""
 
+# %% ../../nbs/data/08_capture.ipynb #203f3c8f
 def _kind(e):
     "The kind of failure"
     if isinstance(e, urllib.error.HTTPError):
@@ -182,11 +190,12 @@ def _names(files):
     names = [f.name for f in files]
     return ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
 
-# %% ../../nbs/data/08_capture.ipynb #87eaa756
+# %% ../../nbs/data/08_capture.ipynb #11e5d4a1
 def _first_days(files): return ",".join(sorted({f.day[:8] + "01" for f in files}))
 
 def _each(files, part): return ", ".join(sorted({getattr(f, part) for f in files}))
 
+# %% ../../nbs/data/08_capture.ipynb #4cd4ebc3
 _CURES = dict(
     key="{names}: the server wants a key{said}. {key} Without a key the first day of each month is free: --days {free}.",
     missing="{names}: not there{said}. The venue has no such day for this symbol; leave it out of --days.",
@@ -198,6 +207,7 @@ _CURES = dict(
     broken="{names}: what came was not the whole file, {attempts} times{said}. Check the connection, then run the same command again.",
     network="{names}: no connection to {endpoint}{said}. Check the network and the address, then run the same command again.")
 
+# %% ../../nbs/data/08_capture.ipynb #f20d61ca
 def sentences(
     failed:dict, # RawFile to the exception that ended it
     have:int, # Files that are complete
@@ -215,7 +225,7 @@ def sentences(
         out.append(_CURES[kind].format(names=_names(files), said=_said(pairs[0][1]), key=key, free=_first_days(files), **about))
     return "\n".join(out + [f"{have} of {total} files are complete and kept; the same command fetches only the rest."])
 
-# %% ../../nbs/data/08_capture.ipynb #f6459956
+# %% ../../nbs/data/08_capture.ipynb #d7cc49bd
 async def _watch(bar, side):
     "Show how much of the unfinished files has come"
     while True:
@@ -225,6 +235,7 @@ async def _watch(bar, side):
         bar.set_postfix_str(f"{part/1e6:.0f} MB under way")
         await asyncio.sleep(.5)
 
+# %% ../../nbs/data/08_capture.ipynb #ec20b68a
 async def _all(todo, fetch, concurrency, bar):
     "Fetch the files, at most `concurrency` at once; file to exception for those that failed"
     failed, lost, gate = {}, [], asyncio.Semaphore(concurrency)
@@ -240,7 +251,7 @@ async def _all(todo, fetch, concurrency, bar):
     await asyncio.gather(*(item(f) for f in todo))
     return failed
 
-# %% ../../nbs/data/08_capture.ipynb #a52e4b15
+# %% ../../nbs/data/08_capture.ipynb #6a592f44
 ENDPOINT = "https://datasets.tardis.dev/v1"
 
 def place(
@@ -251,6 +262,7 @@ def place(
     require(re.match(r"https?://[^/\s]+", endpoint) is not None, f"{endpoint!r} is not an address; it must begin with https:// or http://.")
     return Path(cache)/re.sub(r"[^A-Za-z0-9.]+", "-", endpoint.split("://")[1].rstrip("/"))
 
+# %% ../../nbs/data/08_capture.ipynb #5efe255e
 async def download_async(
     exchange:str, # Venue, such as "binance-futures"
     symbols, # Symbols in capitals
@@ -265,7 +277,7 @@ async def download_async(
 )->list[Path]: # The files, in the order of `wanted`
     "Download from Tardis what is not there yet; the key comes from the environment variable `TARDIS_API_KEY`"
     from tqdm import tqdm
-    files = wanted(exchange, symbols, days, kinds, datetime.now(timezone.utc).date())
+    files = wanted(exchange, symbols, days, kinds, datetime.now(UTC).date())
     into, key, endpoint = place(cache, endpoint), os.environ.get("TARDIS_API_KEY", "").strip(), endpoint.rstrip("/")
     (into/"unchecked").mkdir(parents=True, exist_ok=True)
     for old in (into/"unchecked").glob("*.unconfirmed"): old.unlink()   # of a run that was killed
@@ -289,7 +301,7 @@ def download(
     except RuntimeError: return asyncio.run(download_async(*args, **kwargs))
     raise ParameterError("download() cannot run inside a notebook's event loop; write `await download_async(...)` there.")
 
-# %% ../../nbs/data/08_capture.ipynb #74b5f29d
+# %% ../../nbs/data/08_capture.ipynb #bd74bb11
 def from_folder(
     folder, # Holds Tardis CSV files
     exchange:str, # Venue
@@ -307,6 +319,7 @@ def from_folder(
     extra = [] if kinds else [f for f in wanted(exchange, symbols, days, KINDS) if f not in files and here(f)]
     return files + extra
 
+# %% ../../nbs/data/08_capture.ipynb #7156f99d
 def _lacking(folder, exchange, lacking, got):
     "What is missing, what is there, and what the folder has instead"
     others = sorted({m.groups() for p in folder.glob(f"{exchange}_*") if (m := re.search(r"_(\d{4}-\d\d-\d\d)_(.+)\.csv\.gz$", p.name))})
@@ -315,6 +328,7 @@ def _lacking(folder, exchange, lacking, got):
     return (f"{folder} lacks {len(lacking)} of the {len(lacking) + len(got)} files asked for: {_names(lacking)}; "
             f"there are: {_names(got) or 'none'}. {hint}")
 
+# %% ../../nbs/data/08_capture.ipynb #65db6b6e
 def copy_files(
     files, # RawFiles
     source, # Folder they are in

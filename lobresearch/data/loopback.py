@@ -18,32 +18,34 @@ def name_of(
     m = re.fullmatch(r"/v1/([^/]+)/([^/]+)/(\d{4})/(\d\d)/(\d\d)/([^/?]+)\.csv\.gz(\?retryAttempt=\d+)?", path)
     return m and (f"{m[1]}_{m[2]}_{m[3]}-{m[4]}-{m[5]}_{m[6]}.csv.gz", m[6], int(m[5]))
 
-# %% ../../nbs/data/10_loopback.ipynb #928994fd
+# %% ../../nbs/data/10_loopback.ipynb #97337988
+def _say(reply, status, text):
+    "Send an error as Tardis words it, packed if the server is told so"
+    body = json.dumps(dict(code=status, message=text)).encode()
+    if reply.server.packed: body = gzip.compress(body)
+    reply.send_response(status)
+    if reply.server.packed: reply.send_header("Content-Encoding", "gzip")
+    reply.send_header("Content-Type", "application/json"); reply.send_header("Content-Length", str(len(body)))
+    reply.end_headers(); reply.wfile.write(body)
+
+# %% ../../nbs/data/10_loopback.ipynb #62f349de
+def _send(reply, body, how):
+    "Send a file, whole or as the fault wants it"
+    reply.send_response(200)
+    if how != "short": reply.send_header("Content-Length", str(len(body)))
+    reply.end_headers()
+    half, step, stop = len(body)//2, len(body)//8 + 1, reply.server.stopped
+    drops = [body[i:i + step] for i in range(0, len(body), step)]
+    with contextlib.suppress(ConnectionError):   # the client may hang up; that is its affair
+        for part in drops if how == "drip" else [body[:half] if how in ("cut", "short", "stall") else body]:
+            reply.wfile.write(part); reply.wfile.flush()
+            if how == "drip": stop.wait(reply.server.drip)
+        if how == "stall": stop.wait()
+
+# %% ../../nbs/data/10_loopback.ipynb #ed30550a
 class Reply(http.server.BaseHTTPRequestHandler):
     "Answers one request"
     def log_message(self, *args): pass
-
-    def _say(self, status, text):
-        "An error as Tardis words it, packed when the client takes that"
-        body = json.dumps(dict(code=status, message=text)).encode()
-        packed = self.server.packed
-        if packed: body = gzip.compress(body)
-        self.send_response(status)
-        if packed: self.send_header("Content-Encoding", "gzip")
-        self.send_header("Content-Type", "application/json"); self.send_header("Content-Length", str(len(body)))
-        self.end_headers(); self.wfile.write(body)
-
-    def _send(self, body, how):
-        "A file, whole or as the fault wants it"
-        self.send_response(200)
-        if how != "short": self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        half, step, stop = len(body)//2, len(body)//8 + 1, self.server.stopped
-        drops = [body[i:i + step] for i in range(0, len(body), step)]
-        for part in drops if how == "drip" else [body[:half] if how in ("cut", "short", "stall") else body]:
-            self.wfile.write(part); self.wfile.flush()
-            if how == "drip": stop.wait(self.server.drip)
-        if how == "stall": stop.wait()
 
     def do_GET(self):
         name, symbol, day = name_of(self.path) or (self.path, "", 0)
@@ -51,12 +53,12 @@ class Reply(http.server.BaseHTTPRequestHandler):
         s.asked[name] += 1
         fault = s.fault(name, s.asked[name] - 1)
         keyed = s.key is None or day == 1 or self.headers.get("Authorization") == f"Bearer {s.key}"
-        if fault == "page": self._send(b"<html>Please log in to the network.</html>", None)
-        elif isinstance(fault, int): self._say(fault, f"This is a {fault}.")
-        elif not any(s.folder.glob(f"*_{symbol}.csv.gz")): self._say(400, f"Invalid 'symbol' param provided: {symbol}.")
-        elif not keyed: self._say(401, "Without an API key only the first day of each month can be accessed.")
-        elif not file.is_file(): self._say(404, "There is no data for this day.")
-        else: self._send(file.read_bytes(), fault)
+        if fault == "page": _send(self, b"<html>Please log in to the network.</html>", None)
+        elif isinstance(fault, int): _say(self, fault, f"This is a {fault}.")
+        elif not any(s.folder.glob(f"*_{symbol}.csv.gz")): _say(self, 400, f"Invalid 'symbol' param provided: {symbol}.")
+        elif not keyed: _say(self, 401, "Without an API key only the first day of each month can be accessed.")
+        elif not file.is_file(): _say(self, 404, "There is no data for this day.")
+        else: _send(self, file.read_bytes(), fault)
 
 # %% ../../nbs/data/10_loopback.ipynb #455d8e3e
 @contextlib.contextmanager

@@ -6,14 +6,14 @@
 __all__ = ['block_lines', 'edit_block', 'read_block', 'set_block', 'profiles', 'overlay', 'dvc', 'folder_hash', 'recorded',
            'data_state', 'version', 'make_root', 'refuse_unversioned', 'remake', 'accept', 'restore']
 
-# %% ../../nbs/data/09_versioning.ipynb #3a557009
-import contextlib, fcntl, hashlib, io, json, os, re, shutil, subprocess, sys, tempfile
+# %% ../../nbs/data/09_versioning.ipynb #c9653e17
+import contextlib, fcntl, hashlib, io, json, os, re, shutil, tempfile
 from pathlib import Path
 from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedMap, CommentedSeq
 from ..errors import LobError, ParameterError, require
 
-# %% ../../nbs/data/09_versioning.ipynb #6f6be182
+# %% ../../nbs/data/09_versioning.ipynb #c2509534
 def _yaml(block=""):
     "A reader and writer of YAML that keeps comments, quotes and the indentation of `block`"
     y = YAML()
@@ -23,6 +23,7 @@ def _yaml(block=""):
     y.indent(mapping=len(step[1]) if step else 2)
     return y
 
+# %% ../../nbs/data/09_versioning.ipynb #81eb88c6
 def block_lines(
     text:str, # Contents of a YAML file
     name:str, # A top-level key
@@ -36,7 +37,7 @@ def block_lines(
     while last > first + 1 and (not lines[last-1].strip() or lines[last-1].startswith("#")): last -= 1
     return first, last
 
-# %% ../../nbs/data/09_versioning.ipynb #650dcbb5
+# %% ../../nbs/data/09_versioning.ipynb #a6aa73b1
 def _node(x):
     "`x` as the YAML library likes it: lists in one line"
     if isinstance(x, dict): return CommentedMap({k: _node(v) for k,v in x.items()})
@@ -45,6 +46,7 @@ def _node(x):
     seq.fa.set_flow_style()
     return seq
 
+# %% ../../nbs/data/09_versioning.ipynb #877c6820
 def _lay(node, values, name, changes):
     for k,v in values.items():
         if isinstance(v, dict) and isinstance(node.get(k), dict): _lay(node[k], v, f"{name}.{k}", changes)
@@ -52,6 +54,7 @@ def _lay(node, values, name, changes):
             changes[f"{name}.{k}"] = (node.get(k), v)
             node[k] = _node(v)
 
+# %% ../../nbs/data/09_versioning.ipynb #18abda38
 def edit_block(
     text:str, # Contents of a YAML file
     name:str, # Top-level key; added at the end if it is not there
@@ -68,7 +71,7 @@ def edit_block(
     glue = "" if place or not text else "\n" if text.endswith("\n") else "\n\n"
     return "".join(lines[:first]) + glue + out.getvalue() + "".join(lines[last:]), changes
 
-# %% ../../nbs/data/09_versioning.ipynb #22e307fa
+# %% ../../nbs/data/09_versioning.ipynb #114f6521
 def read_block(
     root, # Repository root
     name:str="data", # Section of params.yaml
@@ -80,11 +83,13 @@ def read_block(
     require(name in doc, f"params.yaml has no section {name}; it has {', '.join(doc)}.")
     return doc[name]
 
+# %% ../../nbs/data/09_versioning.ipynb #f04d113f
 def _write(path, text):
     "Whole or not at all"
     tmp = path.with_name(f".{path.name}.new")
     tmp.write_text(text); os.replace(tmp, path)
 
+# %% ../../nbs/data/09_versioning.ipynb #e29ed19f
 def set_block(
     root, # Repository root
     name:str, # Section of params.yaml
@@ -97,19 +102,21 @@ def set_block(
     if changes: _write(path, text)
     return changes
 
-# %% ../../nbs/data/09_versioning.ipynb #65768e86
+# %% ../../nbs/data/09_versioning.ipynb #6496e30c
 def _unknown(values, have, name):
     "Dotted names in `values` that `have` lacks"
     for k,v in values.items():
         if k not in have: yield f"{name}{k}"
         elif isinstance(v, dict) and isinstance(have[k], dict): yield from _unknown(v, have[k], f"{name}{k}.")
 
+# %% ../../nbs/data/09_versioning.ipynb #c8333dea
 def profiles(
     root, # Repository root
 )->list[str]: # Names
     "The profiles there are"
     return sorted(p.name[7:-5] for p in Path(root).glob("params.*.yaml"))
 
+# %% ../../nbs/data/09_versioning.ipynb #ada4c4e6
 def overlay(
     root, # Repository root
     name:str, # Profile: `params.{name}.yaml`
@@ -129,18 +136,25 @@ def overlay(
     if changes: _write(base, text)
     return changes, skip
 
-# %% ../../nbs/data/09_versioning.ipynb #6026fdba
+# %% ../../nbs/data/09_versioning.ipynb #df55d6c7
+@contextlib.contextmanager
 def dvc(
     root, # Repository root
-    *args, # As on the command line
-)->str: # What it printed
-    "Run DVC"
-    r = subprocess.run([sys.executable, "-m", "dvc", *args], cwd=root, capture_output=True, text=True)
-    said = " ".join(line for line in r.stderr.split("\n") if line and "error.dvc.org" not in line)
-    require(r.returncode == 0, f"`dvc {' '.join(args)}` failed: {said or r.stdout.strip()}", LobError)
-    return r.stdout
+): # DVC's `Repo`
+    "DVC at work in a repository"
+    from dvc.exceptions import DvcException
+    from dvc.repo import Repo
+    try:
+        with Repo(str(root)) as repo: yield repo
+    except DvcException as e: raise LobError(f"DVC refused: {e}") from e
 
-# %% ../../nbs/data/09_versioning.ipynb #5aeef436
+# %% ../../nbs/data/09_versioning.ipynb #67dc2474
+def _out_status(root):
+    "What DVC says of data/: None (as recorded), modified, deleted or not in cache"
+    with dvc(root) as repo: said = repo.status(targets=[str(Path(root)/"data.dvc")])
+    return next((list(c["changed outs"].values())[0] for cs in said.values() for c in cs if "changed outs" in c), None)
+
+# %% ../../nbs/data/09_versioning.ipynb #fbcbe73f
 def folder_hash(
     folder, # Any folder
 )->str: # As DVC writes it
@@ -150,6 +164,7 @@ def folder_hash(
     files = sorted((p.relative_to(folder).as_posix(), p) for p in Path(folder).rglob("*") if p.is_file())
     return hashlib.md5(json.dumps([dict(md5=md5(p), relpath=n) for n,p in files]).encode()).hexdigest() + ".dir"
 
+# %% ../../nbs/data/09_versioning.ipynb #d0e42f42
 def recorded(
     root, # Repository root
 )->dict|None: # Keys md5 and meta (the block of parameters the data was made from, or None); None without a data.dvc
@@ -159,33 +174,36 @@ def recorded(
     doc = YAML(typ="safe").load(path.read_text())
     return dict(md5=doc["outs"][0]["md5"], meta=doc.get("meta"))
 
-# %% ../../nbs/data/09_versioning.ipynb #5cda865d
+# %% ../../nbs/data/09_versioning.ipynb #86b6d753
 def data_state(
     root, # Repository root
-)->str: # missing, unversioned, same, changed or unsaved
+)->str: # missing, unversioned, same, other, changed or unsaved
     "How `data/` stands to `data.dvc`"
     root = Path(root)
     if not (root/"data").is_dir() or not any((root/"data").iterdir()): return "missing"
     if not (root/"data.dvc").is_file(): return "unversioned"
-    said = dvc(root, "status", "--json", "data.dvc")
-    if "not in cache" not in said: return "same" if json.loads(said) == {} else "changed"
-    return "unsaved" if folder_hash(root/"data") == recorded(root)["md5"] else "changed"
+    if _out_status(root) is None: return "same"
+    here = folder_hash(root/"data")
+    if here == recorded(root)["md5"]: return "unsaved"
+    with dvc(root) as repo: return "other" if repo.cache.local.exists(here) else "changed"
 
-# %% ../../nbs/data/09_versioning.ipynb #cf8e0f18
+# %% ../../nbs/data/09_versioning.ipynb #cb988ec0
 def version(
     root, # Repository root
     block:dict, # The data block it was made from
 )->str: # Eight digits of the fingerprint
     "Record `data/` in `data.dvc` and DVC's store"
-    dvc(root, "add", "-q", "data")
-    path, y = Path(root)/"data.dvc", _yaml()
+    path, y, out = Path(root)/"data.dvc", _yaml(), io.StringIO()
+    def add():
+        with dvc(root) as repo: repo.add(str(Path(root)/"data"))
+    if not path.is_file(): add()
     doc = y.load(path.read_text())
-    if doc.get("meta") != block:
-        doc["meta"] = _node(block)
-        out = io.StringIO(); y.dump(doc, out); _write(path, out.getvalue())
-    return doc["outs"][0]["md5"][:8]
+    doc["meta"] = _node(block)
+    y.dump(doc, out); _write(path, out.getvalue())
+    add()
+    return recorded(root)["md5"][:8]
 
-# %% ../../nbs/data/09_versioning.ipynb #54936411
+# %% ../../nbs/data/09_versioning.ipynb #f836eefd
 def make_root(
     folder, # Empty folder
     params:str, # Contents of params.yaml
@@ -193,7 +211,8 @@ def make_root(
     "A small repository to try things in: `settings.ini`, `params.yaml` and DVC without git"
     root = Path(folder).resolve()
     (root/"settings.ini").write_text("[DEFAULT]\n"); (root/"params.yaml").write_text(params)
-    dvc(root, "init", "-q", "--no-scm"); dvc(root, "config", "core.analytics", "false")
+    from dvc.repo import Repo
+    Repo.init(str(root), no_scm=True).close()
     return root
 
 # %% ../../nbs/data/09_versioning.ipynb #8ea05247
@@ -210,7 +229,7 @@ def refuse_unversioned(
     require(force or state not in _WHY, f"{_WHY.get(state)}, so overwriting it would lose it. "
             "`lobresearch data accept` versions it as it is; `--force` overwrites it.", LobError)
 
-# %% ../../nbs/data/09_versioning.ipynb #851c4e12
+# %% ../../nbs/data/09_versioning.ipynb #c5f27329
 @contextlib.contextmanager
 def _alone(root):
     "Hold the root's lock"
@@ -221,6 +240,7 @@ def _alone(root):
         yield
     finally: os.close(fd)
 
+# %% ../../nbs/data/09_versioning.ipynb #9ede7119
 def _clear(root):
     "Mend what a killed command left: old data without a successor goes back, half-made data goes away"
     for old in root.glob("data.old-*"):
@@ -228,6 +248,7 @@ def _clear(root):
         else: old.rename(root/"data")
     for part in root.glob("data.partial-*"): shutil.rmtree(part)
 
+# %% ../../nbs/data/09_versioning.ipynb #7e2528cc
 @contextlib.contextmanager
 def _swapped(root, new):
     "`new` in place of `data/` for good, or for nothing if what follows fails"
@@ -244,7 +265,7 @@ def _swapped(root, new):
         raise
     if old.exists(): shutil.rmtree(old)
 
-# %% ../../nbs/data/09_versioning.ipynb #195cb301
+# %% ../../nbs/data/09_versioning.ipynb #5b540981
 def remake(
     root, # Repository root
     block:dict, # The data block of params.yaml that describes the new data
@@ -266,6 +287,7 @@ def remake(
         finally:
             if new.exists(): shutil.rmtree(new)
 
+# %% ../../nbs/data/09_versioning.ipynb #d7721b5d
 def accept(
     root, # Repository root
 )->str: # Eight digits of the fingerprint
@@ -274,12 +296,12 @@ def accept(
     require(data_state(root) != "missing", "There is no data/ to version; `lobresearch data simulated` makes one.", LobError)
     with _alone(root): return version(root, read_block(root, "data"))
 
-# %% ../../nbs/data/09_versioning.ipynb #c27fce2a
+# %% ../../nbs/data/09_versioning.ipynb #53e3ecaa
 def restore(
     root, # Repository root
-)->bool: # Whether it is back
-    "Bring a missing `data/` back from DVC's store, if that has it"
+)->bool: # Whether it is there now
+    "Bring what `data.dvc` records from DVC's store, if that has it"
     if recorded(root) is None: return False
-    if "not in cache" in dvc(root, "status", "--json", "data.dvc"): return False
-    dvc(root, "checkout", "-q", "data.dvc")
+    if _out_status(root) == "not in cache": return False
+    with dvc(root) as repo: repo.checkout([str(Path(root)/"data.dvc")])
     return True
