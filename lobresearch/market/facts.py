@@ -149,7 +149,7 @@ def decay_exponent(
     slope, level = np.polyfit(x[good], np.log(y[good]), 1)
     return float(-slope), float(np.exp(level))
 
-# %% ../../nbs/market/03_facts.ipynb #d2ccac2f
+# %% ../../nbs/market/03_facts.ipynb #bfc17f74
 def fractional_noise(
     n:int, # Length
     hurst:float, # Between 0 and 1; one half is white noise
@@ -170,11 +170,12 @@ def exponent_interval(
     longest:int, # Longest lag of those autocorrelations
     n:int, # Simulated series
     rng:np.random.Generator, # Where the chance comes from
-)->tuple: # (lo, hi); NaN where no such noise decays like that: gamma outside (0, 1), or a level it cannot reach
+)->tuple: # (lo, hi); NaN where no such noise decays like that: gamma outside (0, 1), or a level more than twice what it can reach
     "95 % interval of a decay exponent by parametric bootstrap"
     h = 1 - gamma/2
     share, zero, got = level/(h*(2*h-1)) if .5 < h < 1 else math.inf, np.zeros(rows), []
-    if share > 1: return math.nan, math.nan
+    if share > 2: return math.nan, math.nan
+    share = min(share, 1.)
     for _ in range(n):
         x = math.sqrt(share)*fractional_noise(rows, h, rng) + math.sqrt(1-share)*rng.standard_normal(rows)
         try: got.append(fit(acf(x, zero, longest))[0])
@@ -305,12 +306,14 @@ def _spread_tick(s, rng): return _mean(_spread(s) < 1.5*s.tick, s, rng)
 @fact("depth_1", "size at the best price, mean of both sides", "size")
 def _depth(s, rng): return _mean(finite((s.market.ask_sz[:,0] + s.market.bid_sz[:,0])/2, 10, "books"), s, rng)
 
-# %% ../../nbs/market/03_facts.ipynb #69782be3
+# %% ../../nbs/market/03_facts.ipynb #a54ede5d
 @fact("sign_acf_1", "ACF of trade signs, next second with trades", "1")
 def _sign_acf(s, rng):
     d, seg = order_signs(s)
     finite(d, 200, "seconds with trades of known side")
-    return acf_interval(d, seg, 1, max(10, s.rows()*len(d)//len(s.ts)), s.n, rng)
+    out = acf_interval(d, seg, 1, max(10, s.rows()*len(d)//len(s.ts)), s.n, rng)
+    require(np.isfinite(out[0]), "all trades are on one side, or no two seconds with trades are in one segment", TooShortError)
+    return out
 
 @fact("exponent_sign", "decay exponent of that ACF, lags 2 to 200", "1", (.4, .7), "Lillo, Farmer 2004")
 def _exponent_sign(s, rng): return _exponent(s, rng, *order_signs(s), 2, 200)
