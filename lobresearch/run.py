@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['MIME', 'root', 'sections', 'digest', 'data_hash', 'rounded', 'Stage', 'progress', 'scrub', 'run_notebook', 'main']
 
-# %% ../nbs/02_run.ipynb #259a7585
-import argparse, contextlib, hashlib, json, math, os, sys, tempfile, threading, time
+# %% ../nbs/02_run.ipynb #3175f9bd
+import argparse, contextlib, hashlib, json, math, os, re, sys, tempfile, threading, time
 from pathlib import Path
 from types import SimpleNamespace
 import numpy as np
@@ -112,7 +112,17 @@ def _text(x, fmt):
     if isinstance(x, (int, np.integer)): return format(x, fmt or ",d").replace("-", "−")
     return str(x)
 
-# %% ../nbs/02_run.ipynb #28d6ecd7
+# %% ../nbs/02_run.ipynb #d2e1062e
+_NUMBER = re.compile(r"^[−+-]?[\d,]*\.?\d+%?( [\[±].*)?$")
+
+def _numeric(texts):
+    "Whether most of a column's texts are numbers, so that it is set flush right"
+    texts = [t for t in texts if t not in ("–", "-", "")]
+    return sum(bool(_NUMBER.match(t)) for t in texts) > len(texts)/2
+
+def _named(df): return any(n is not None for n in df.index.names)
+
+# %% ../nbs/02_run.ipynb #b1b3a87b
 from fastcore.basics import patch
 
 @patch
@@ -134,9 +144,9 @@ def figure(self:Stage,
 @patch
 def _csv(self:Stage, table, name):
     path = self.path("reports", "tables", self.name, f"{name}.csv")
-    table.to_csv(path, index=table.index.name is not None, float_format="%.6g"); self.made.append(path)
+    table.to_csv(path, index=_named(table), float_format="%.6g"); self.made.append(path)
 
-# %% ../nbs/02_run.ipynb #e5c978d4
+# %% ../nbs/02_run.ipynb #8c236a12
 @patch
 def table(self:Stage,
           df, # Data frame; an index with a name becomes the first column
@@ -146,12 +156,12 @@ def table(self:Stage,
          ):
     "Save and show a numbered table"
     self._csv(df, name)
-    df = df.reset_index() if df.index.name is not None else df
+    df = df.reset_index() if _named(df) else df
     fmts = formats or {}
     head = [str(c) for c in df.columns]
     rows = [[_text(x, fmts.get(c)) for c,x in zip(df.columns, r)] for r in df.itertuples(index=False, name=None)]
     _show(_html_table(head, rows, caption), kind="table", name=f"tbl-{self.name}-{name}", caption=f"{caption} {self.stamp()}", head=head, rows=rows,
-          right=[all(isinstance(x, (int, float, np.number)) or x is None for x in df[c]) for c in df.columns])
+          right=[_numeric(r[i] for r in rows) for i in range(len(head))])
 
 # %% ../nbs/02_run.ipynb #12d5a48e
 @patch
