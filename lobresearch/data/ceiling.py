@@ -19,7 +19,7 @@ from ..errors import require
 
 recompile_after("lobresearch.data.ceiling", "lobresearch.data.exchange", "lobresearch.data.martingale")
 
-# %% ../../nbs/data/04_ceiling.ipynb #72411fa8
+# %% ../../nbs/data/04_ceiling.ipynb #03e7fcf6
 class Ceiling(NamedTuple):
     "What replays say of one horizon"
     S: float # Variance of the conditional mean, bps^2
@@ -48,7 +48,8 @@ def ceiling(
     seed:int=0, # Of the bootstrap
 )->Ceiling:
     "The highest correlation any forecaster can reach, from replays"
-    require(returns.ndim == 2 and returns.shape[0] > 2 and returns.shape[1] > 1, f"A ceiling needs (states, replays), three states and two replays at least; got shape {returns.shape}.")
+    require(returns.ndim == 2 and returns.shape[0] > 2 and returns.shape[1] > 1,
+            f"A ceiling needs (states, replays), three states and two replays at least; got shape {returns.shape}.")
     n, M = returns.shape
     m, w = returns.mean(1), returns.var(1, ddof=1)
     S, W, r2 = _parts(m, w, M)
@@ -123,14 +124,15 @@ def _martingale_futures(book, k, z, par, tab, slot, seeds, steps, rec, out):
             at = slot + steps[h]
             out[j, h] = 1e4 * log((s.k[BID] + s.k[ASK]) / (k[BID] + k[ASK]))
 
-# %% ../../nbs/data/04_ceiling.ipynb #d9e25614
+# %% ../../nbs/data/04_ceiling.ipynb #c8423ba5
 _FUTURES = {Exchange: (_exchange_futures, 2), Martingale: (_martingale_futures, 3)} # by parameters: replayer, streams
 
 def _replay_part(states, seeds, steps):
     "Replays of some states, (n, M, horizons)"
     futures, rec, tab = _FUTURES[type(states.par)][0], new_record(), tables(states.par)
     out = np.zeros((*seeds.shape[:2], steps.size))
-    for i in range(len(seeds)): futures(states.book[i], states.k[i], states.z[i], states.par, tab, states.slot[i], seeds[i], steps, rec, out[i])
+    for i, slot in enumerate(states.slot):
+        futures(states.book[i], states.k[i], states.z[i], states.par, tab, slot, seeds[i], steps, rec, out[i])
     return out
 
 def replay(
@@ -146,8 +148,9 @@ def replay(
     n = len(states.slot)
     seeds = np.random.default_rng(seed).integers(0, 2**64, (n, replays, _FUTURES[type(states.par)][1]), dtype=np.uint64)
     if workers <= 1: return _replay_part(states, seeds, steps)
-    parts = [(take(states, i), seeds[i], steps) for i in np.array_split(np.arange(n), 4 * workers)]
-    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool: return np.concatenate(list(pool.map(_replay_part, *zip(*parts))))
+    parts = np.array_split(np.arange(n), 4 * workers)
+    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+        return np.concatenate([f.result() for f in [pool.submit(_replay_part, take(states, i), seeds[i], steps) for i in parts]])
 
 def take(
     states:States,

@@ -8,8 +8,9 @@ __all__ = ['WINDOW', 'RING', 'BID', 'ASK', 'SIDE', 'LEFT', 'TRADES', 'EVENTS', '
            'print_trade', 'market_order', 'buys', 'limit_order', 'cancel_order', 'tick_clock', 'activity', 'Record',
            'new_record', 'show_book', 'end_slot', 'run', 'recompile_after']
 
-# %% ../../nbs/data/02_exchange.ipynb #ca59e293
-import importlib.util, os
+# %% ../../nbs/data/02_exchange.ipynb #d81deb72
+import importlib.util
+import os
 from math import cos, exp, log, pi, sqrt
 from typing import NamedTuple
 import numpy as np
@@ -17,12 +18,12 @@ from numba import njit
 from scipy.stats import norm
 from ..errors import require
 
-# %% ../../nbs/data/02_exchange.ipynb #6c5a0d75
+# %% ../../nbs/data/02_exchange.ipynb #905191d2
 class Exchange(NamedTuple):
     "Parameters of the exchange"
-    limit: float = 60.         # limit orders a second, both sides together
-    cancel: float = 80.        # attempts to cancel a second; an attempt succeeds with probability queue / cap
-    market: float = 4.         # market orders a second
+    limit: float = 30.         # limit orders a second, both sides together
+    cancel: float = 40.        # attempts to cancel a second; an attempt succeeds with probability queue / cap
+    market: float = 2.         # market orders a second
     near: float = 1.2          # orders arrive `d` ticks behind the best price possible with weight (1 + d)**-near
     cap: float = 25.           # lots in a queue at which every attempt to cancel succeeds
     hump: float = 0.05         # growth of the cap with distance, a tick, up to 12 ticks
@@ -30,18 +31,18 @@ class Exchange(NamedTuple):
     size_sd: float = 0.8       # of the log of its size
     taker: float = 8.          # mean market order, lots
     taker_sd: float = 1.0      # of the log of its size
-    quote: float = 3.          # an order that narrows the spread is this many times larger
-    meta: float = 0.35         # share of market orders that are pieces of the large order being worked
-    pareto: float = 1.5        # tail exponent of a large order's number of pieces; signs decorrelate like lag**(1 - pareto)
-    latent: float = 0.25       # pull of one standard deviation of x on the log-odds of buying, halved
-    latent_life: float = 30.   # half-life of x, seconds
+    quote: float = 4.          # an order that narrows the spread is this many times larger
+    meta: float = 0.3          # share of market orders that are pieces of the large order being worked
+    pareto: float = 1.6        # tail exponent of a large order's number of pieces; signs decorrelate like lag**(1 - pareto)
+    latent: float = 0.21       # pull of one standard deviation of x on the log-odds of buying, halved
+    latent_life: float = 40.   # half-life of x, seconds
     imbalance: float = 0.3     # the same pull of the queue imbalance at the touch
     fast: float = 0.6          # standard deviation of the log activity's fast part ...
     fast_life: float = 20.     # ... and its half-life, seconds
-    middle: float = 0.6
+    middle: float = 0.7
     middle_life: float = 300.
-    slow: float = 0.5
-    slow_life: float = 5400.
+    slow: float = 0.6
+    slow_life: float = 7200.
     season: float = 0.4        # amplitude of the log activity over the day, highest at 15:00
     max_spread: int = 8        # ticks; a market maker of last resort quotes here
 
@@ -61,7 +62,7 @@ class Tables(NamedTuple):
     shock: np.ndarray # (4,) per slot
     spread: np.ndarray # (4,) weights of `z` in the log activity
 
-# %% ../../nbs/data/02_exchange.ipynb #8197018e
+# %% ../../nbs/data/02_exchange.ipynb #443f2961
 def _sizes(mean, sd, n=1024):
     "Quantiles of a log-normal size, in whole lots"
     u = (np.arange(n) + .5) / n
@@ -76,7 +77,8 @@ def tables(
     law = np.cumsum((1. + d)**-par.near)
     distance = np.searchsorted(law / law[-1], (np.arange(4096) + .5) / 4096).astype(np.int64)
     decay = 2.**(-.25 / np.array([par.latent_life, par.fast_life, par.middle_life, par.slow_life]))
-    return Tables(distance, _sizes(par.size, par.size_sd), _sizes(par.taker, par.taker_sd), np.rint(par.cap * (1 + par.hump * np.minimum(d, 12))).astype(np.int64),
+    cap = np.rint(par.cap * (1 + par.hump * np.minimum(d, 12))).astype(np.int64)
+    return Tables(distance, _sizes(par.size, par.size_sd), _sizes(par.taker, par.taker_sd), cap,
                   decay, np.sqrt(1 - decay**2), np.array([0., par.fast, par.middle, par.slow]))
 
 # %% ../../nbs/data/02_exchange.ipynb #1f15fe3c
@@ -270,7 +272,7 @@ def end_slot(book, k, z, pace, slot, first, changed, rows, rec, saved):
         saved += 1
     return rows, saved
 
-# %% ../../nbs/data/02_exchange.ipynb #6e2889de
+# %% ../../nbs/data/02_exchange.ipynb #2f2907ed
 @njit(cache=True)
 def run(
     state, # State, changed in place
@@ -295,7 +297,8 @@ def run(
             b = bits(r)
             u = np.int64(b >> np.uint64(40)) * 2.**-24
             if u < to_market:
-                market_order(book, k, tab.cap, par.max_spread, buys(book, k, z, par, r), tab.market[np.int64(b & np.uint64(1023))], t, rec.trades)
+                lots = tab.market[np.int64(b & np.uint64(1023))]
+                market_order(book, k, tab.cap, par.max_spread, buys(book, k, z, par, r), lots, t, rec.trades)
                 changed += 1
             elif u < to_limit:
                 limit_order(book, k, tab, par.quote, b)

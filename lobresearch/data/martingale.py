@@ -5,22 +5,22 @@
 # %% auto #0
 __all__ = ['BUDGET', 'Martingale', 'new_martingale', 'step_away', 'narrow', 'noise', 'trade_within', 'heads', 'run_martingale']
 
-# %% ../../nbs/data/03_martingale.ipynb #97805ac1
+# %% ../../nbs/data/03_martingale.ipynb #b051472a
 from math import log
 from typing import NamedTuple
 import numpy as np
 from numba import njit
-from .exchange import (ASK, BID, EVENTS, RING, WINDOW, State, activity, bits, end_slot, move_best, new_record, new_state, print_trade, recompile_after,
-                                       tables, tick_clock, uniform)
+from .exchange import (ASK, BID, EVENTS, RING, WINDOW, State, activity, bits, end_slot, move_best, new_record, new_state,
+                                       print_trade, recompile_after, tables, tick_clock, uniform)
 
 recompile_after("lobresearch.data.martingale", "lobresearch.data.exchange")
 
-# %% ../../nbs/data/03_martingale.ipynb #6b065670
+# %% ../../nbs/data/03_martingale.ipynb #f2cf9270
 class Martingale(NamedTuple):
     "Parameters; those that share a name with `Exchange` mean the same"
     move: float = 1.0          # a second, at ordinary activity: one of the two quotes steps away
     far: float = 0.1           # probability that such a step goes on by another tick
-    close: float = 6.0         # a second, at ordinary activity: a wide spread narrows by a tick
+    close: float = 10.         # a second, at ordinary activity: a wide spread narrows by a tick
     traded: float = 0.6        # share of steps away made by trades; the rest are cancellations
     limit: float = 30.         # limit orders a second that leave the price alone
     cancel: float = 40.        # attempts to cancel a second, likewise
@@ -36,10 +36,10 @@ class Martingale(NamedTuple):
     latent_life: float = 30.   # x runs on here too, and touches nothing
     fast: float = 0.6
     fast_life: float = 20.
-    middle: float = 0.6
+    middle: float = 0.7
     middle_life: float = 300.
-    slow: float = 0.5
-    slow_life: float = 5400.
+    slow: float = 0.6
+    slow_life: float = 7200.
     season: float = 0.4
     max_spread: int = 8        # ticks; no quote steps away beyond
 

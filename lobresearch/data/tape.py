@@ -6,8 +6,9 @@
 __all__ = ['LEVELS', 'BOOK_HEADER', 'TRADE_HEADER', 'MISSING', 'tape_name', 'decimals', 'to_units', 'book_text', 'open_tape',
            'write_book', 'write_trades']
 
-# %% ../../nbs/data/01_tape.ipynb #50fe4ce3
-import os, zlib
+# %% ../../nbs/data/01_tape.ipynb #96ba233c
+import os
+import zlib
 from contextlib import contextmanager
 from pathlib import Path
 import numpy as np
@@ -134,7 +135,7 @@ def open_tape(
         os.replace(part, path)
     finally: part.unlink(missing_ok=True)
 
-# %% ../../nbs/data/01_tape.ipynb #a49150ad
+# %% ../../nbs/data/01_tape.ipynb #3684e275
 def write_book(
     path, # File to make
     exchange:str, # Venue
@@ -148,17 +149,18 @@ def write_book(
 ):
     "Write a `book_snapshot_25` file from prices and sizes as floats"
     px, sz = [np.atleast_2d(x) for x in (ask_px, bid_px)], [np.atleast_2d(x) for x in (ask_sz, bid_sz)]
-    require(all(len(x) == len(timestamp) == len(local_timestamp) and x.shape[1] <= LEVELS for x in px + sz),
-            f"A book needs one row a timestamp and at most {LEVELS} levels a side; got shapes {[x.shape for x in px + sz]} for {len(timestamp)} timestamps.")
+    n, shapes = len(timestamp), [x.shape for x in px + sz]
+    require(all(len(local_timestamp) == n == rows and levels <= LEVELS for rows, levels in shapes),
+            f"A book needs one row a timestamp and at most {LEVELS} levels a side; got shapes {shapes} for {n} timestamps.")
     pp, sp = max(map(decimals, px)), max(map(decimals, sz))
     with open_tape(path) as write:
         write(BOOK_HEADER.encode() + b"\n")
-        for i in range(0, len(timestamp), 4096):
+        for i in range(0, n, 4096):
             s = slice(i, i + 4096)
             write(book_text(exchange, symbol, timestamp[s], local_timestamp[s], to_units(px[0][s], pp), to_units(sz[0][s], sp),
                             to_units(px[1][s], pp), to_units(sz[1][s], sp), (pp, sp)))
 
-# %% ../../nbs/data/01_tape.ipynb #16f3fe95
+# %% ../../nbs/data/01_tape.ipynb #7f295df7
 def write_trades(
     path, # File to make
     exchange:str, # Venue
@@ -172,10 +174,11 @@ def write_trades(
 ):
     "Write a `trades` file"
     n = len(timestamp)
-    require(all(len(x) == n for x in (local_timestamp, id, side, price, amount)), f"Every column of trades needs the {n} rows of `timestamp`.")
+    columns = local_timestamp, id, side, price, amount
+    require(all(len(x) == n for x in columns), f"Every column of trades needs the {n} rows of `timestamp`.")
     require(set(side) <= {"buy", "sell", "unknown"}, f"A trade's side is buy, sell or unknown; got {sorted(set(side))}.")
     pp, sp = decimals(price), decimals(amount)
-    rows = (f"{exchange},{symbol},{t},{l},{i},{s},{p:.{pp}f},{a:.{sp}f}\n" for t, l, i, s, p, a in zip(timestamp, local_timestamp, id, side, price, amount))
+    rows = (f"{exchange},{symbol},{t},{l},{i},{s},{p:.{pp}f},{a:.{sp}f}\n" for t, l, i, s, p, a in zip(timestamp, *columns, strict=True))
     with open_tape(path) as write:
         write(TRADE_HEADER.encode() + b"\n")
         write("".join(rows).encode())
