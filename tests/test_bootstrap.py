@@ -8,7 +8,8 @@ from scipy.stats import pearsonr, spearmanr
 from sklearn.metrics import mean_absolute_error, root_mean_squared_error
 
 from lobresearch.errors import ParameterError
-from lobresearch.evidence.bootstrap import MEASURES, _moments, _studentised, block_bootstrap, block_indices, block_starts, corr_interval, default_block, interval, intervals, simultaneous, value
+from lobresearch.evidence.bootstrap import (MEASURES, _moments, _studentised, block_bootstrap, block_indices, block_starts, corr_interval,
+                                            default_block, interval, intervals, simultaneous, value)
 
 
 def overlapping(rows, horizon, rng): return np.convolve(rng.standard_normal(rows + horizon - 1), np.ones(horizon), "valid")

@@ -11,8 +11,8 @@ from statsmodels.tsa.stattools import acf as statsmodels_acf
 
 from lobresearch.errors import ParameterError
 from lobresearch.market.fact_figures import fig_acf, fig_ofi_impact, fig_order_signs, fig_returns, fig_spread_depth, samples
-from lobresearch.market.facts import (FACTS, SECOND, Sample, acf, acf_interval, decay_exponent, exponent_interval, facts_table, fractional_noise, hill,
-                                      impact_r2, kurtosis_from_sums, past_returns, tick_size)
+from lobresearch.market.facts import (FACTS, Sample, acf, acf_interval, decay_exponent, exponent_interval, facts_table, fractional_noise,
+                                      hill, impact_r2, kurtosis_from_sums, past_returns, tick_size)
 from lobresearch.market.features import random_grid
 
 matplotlib.use("Agg")
@@ -103,7 +103,8 @@ def test_returns_do_not_cross_gaps(chance):
 
 def test_table(chance):
     t = facts_table(chance, resamples=60, block=200, seed=1)
-    assert list(t.key) == list(FACTS) and list(t.columns) == ["key", "fact", "value", "lo", "hi", "published_lo", "published_hi", "inside", "unit", "source", "reason"]
+    assert list(t.key) == list(FACTS)
+    assert list(t.columns) == ["key", "fact", "value", "lo", "hi", "published_lo", "published_hi", "inside", "unit", "source", "reason"]
     have = t[t.value.notna() & t.lo.notna()]
     assert len(have) >= 12 and (have.lo <= have.hi).all() and (have.reason == "").all()
     assert (t[t.value.isna()].reason != "").all() and t[t.value.isna()].inside.isna().all()
@@ -130,7 +131,8 @@ def degenerate(name, grid):
     return grid.assign(**{c: np.nan for c in grid if c.startswith(("ask", "bid"))}) # no book
 
 
-@pytest.mark.parametrize("name", ["empty", "ten rows", "two minutes", "constant", "no trades", "one side trades", "one-sided", "all gaps", "no book"])
+@pytest.mark.parametrize("name", ["empty", "ten rows", "two minutes", "constant", "no trades", "one side trades", "one-sided", "all gaps",
+                                  "no book"])
 def test_nothing_crashes_and_every_absence_has_its_reason(name):
     grid = degenerate(name, random_grid(2500, np.random.default_rng(5)))
     with warnings.catch_warnings():

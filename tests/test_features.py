@@ -45,7 +45,8 @@ def test_returns_and_flow_are_pandas(grid, X, window):
         assert np.allclose(X[f"ofi_{L}_{window}"], roll(ofi, window)/mean(L), atol=1e-4)
 
 
-@given(st.lists(st.tuples(st.sampled_from([1, 1, 2, 7, 100]), st.sampled_from([0., 1., -2.5, 1e9, 1e-6, np.nan])), min_size=1, max_size=60), st.integers(1, 90))
+@given(st.lists(st.tuples(st.sampled_from([1, 1, 2, 7, 100]), st.sampled_from([0., 1., -2.5, 1e9, 1e-6, np.nan])),
+                min_size=1, max_size=60), st.integers(1, 90))
 @settings(max_examples=150, deadline=None)
 def test_trailing_sum_is_the_sum(steps, window):
     t = np.cumsum([s for s, _ in steps]).astype(np.int64)
@@ -73,7 +74,9 @@ def test_prices_and_sizes_may_change_unit(grid, X):
 
 def test_mirror(grid, X):
     "Bids and asks swapped about a price: what points up points down"
-    flip = {f"{a}_{k}_{i}": (4000 - grid[f"{b}_px_{i}"] if k == "px" else grid[f"{b}_sz_{i}"]) for a, b in (("ask", "bid"), ("bid", "ask")) for k in ("px", "sz") for i in range(1, 11)}
+    flip = {}
+    for a, b in (("ask", "bid"), ("bid", "ask")):
+        for i in range(1, 11): flip |= {f"{a}_px_{i}": 4000 - grid[f"{b}_px_{i}"], f"{a}_sz_{i}": grid[f"{b}_sz_{i}"]}
     flip |= {f"ofi_{i}": -grid[f"ofi_{i}"] for i in range(1, 11)} | dict(buy_vol=grid.sell_vol, sell_vol=grid.buy_vol)
     up = features(grid.assign(**flip))
     for n in ("imb_3", "cimb_5", "ofi_5_10", "flow_30", "timb_10", "last_move"): assert np.allclose(up[n], -X[n], atol=1e-5), n

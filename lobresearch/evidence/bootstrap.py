@@ -100,7 +100,7 @@ def _masked(*cols):
 def _over(a, b):
     with np.errstate(divide="ignore", invalid="ignore"): return np.where(b > 0, a/b, np.nan)
 
-# %% ../../nbs/evidence/00_bootstrap.ipynb #749d73af
+# %% ../../nbs/evidence/00_bootstrap.ipynb #583847b4
 def _corr_rows(y, y_hat):
     ok, (y, x) = _masked(y, y_hat)
     n = max(ok.sum(), 1)
@@ -117,8 +117,8 @@ def _corr_value(S):
     return _over(top, np.sqrt(np.where((a > small*S[...,3]) & (b > small*S[...,4]), a*b, 0.)))
 
 def _corr_slope(S):
-    (w, x, y, xx, yy, xy), (top, a, b), o = np.moveaxis(S, -1, 0), _corr_parts(S), np.zeros(S.shape[:-1])
-    d_top, d_a, d_b = np.stack([xy,-y,-x,o,o,w], -1), np.stack([xx,-2*x,o,w,o,o], -1), np.stack([yy,o,-2*y,o,w,o], -1)
+    (w, x, y, xx, yy, xy), (_, a, b), o = np.moveaxis(S, -1, 0), _corr_parts(S), np.zeros(S.shape[:-1])
+    d_top, d_a, d_b = (np.stack(d, -1) for d in ([xy,-y,-x,o,o,w], [xx,-2*x,o,w,o,o], [yy,o,-2*y,o,w,o]))
     r = _corr_value(S)
     return _over(d_top, np.sqrt(np.maximum(a*b, 0))[...,None]) - (r/2)[...,None]*(_over(d_a, a[...,None]) + _over(d_b, b[...,None]))
 
@@ -139,7 +139,7 @@ def _error_rows(f):
         return np.stack([ok, *f(y, y_hat)], 1, dtype=float)
     return rows
 
-# %% ../../nbs/evidence/00_bootstrap.ipynb #7607f56c
+# %% ../../nbs/evidence/00_bootstrap.ipynb #25d83827
 _one = lambda i, k: np.eye(k)[i]
 MEASURES = {
     "pearson": Measure(_corr_rows, _corr_value, _corr_slope),
@@ -149,7 +149,8 @@ MEASURES = {
     "mae": Measure(_error_rows(lambda y, p: (abs(y - p),)), lambda S: _over(S[...,1], S[...,0]),
                    lambda S: _over(_one(1, 2) - _one(0, 2)*_over(S[...,1], S[...,0])[...,None], S[...,:1])),
     "rmse": Measure(_error_rows(lambda y, p: ((y - p)**2,)), lambda S: np.sqrt(_over(S[...,1], S[...,0])),
-                    lambda S: _over(_one(1, 2) - _one(0, 2)*_over(S[...,1], S[...,0])[...,None], 2*(np.sqrt(_over(S[...,1], S[...,0]))*S[...,0])[...,None])),
+                    lambda S: _over(_one(1, 2) - _one(0, 2)*_over(S[...,1], S[...,0])[...,None],
+                                    2*(np.sqrt(_over(S[...,1], S[...,0]))*S[...,0])[...,None])),
 }
 
 # %% ../../nbs/evidence/00_bootstrap.ipynb #3e713a52
@@ -230,7 +231,7 @@ def intervals(
         out[m], out[f"{m}_lo"], out[f"{m}_hi"] = interval(m, y, y_hat, block, n, np.random.default_rng(seed), level)
     return out
 
-# %% ../../nbs/evidence/00_bootstrap.ipynb #1f05ae4a
+# %% ../../nbs/evidence/00_bootstrap.ipynb #ef697dc5
 def simultaneous(
     pairs:dict, # Key to (y, y_hat), all of the same rows in order of time; NaN where a row has no label
     block:int, # Rows of a block, at least ten of the longest horizon
@@ -238,17 +239,19 @@ def simultaneous(
     rng:np.random.Generator, # Where the chance comes from
     level:float=.99, # That all intervals hold at once
     measure:str="pearson", # Which score
-)->pd.DataFrame: # key, value, lo, hi, se, holds_zero (true where the score is undefined, missing where there are too few blocks)
+)->pd.DataFrame: # key, value, lo, hi, se, holds_zero (true where the score is undefined, missing with too few blocks)
     "Intervals of many scores that hold together, by the largest studentised deviation"
     require(len(pairs) > 0, "There are no pairs to compare.")
-    require(len({len(y) for y,_ in pairs.values()}) == 1, "The pairs differ in length; put NaN where one has no label so that all share their rows.")
+    require(len({len(y) for y,_ in pairs.values()}) == 1,
+            "The pairs differ in length; put NaN where one has no label so that all share their rows.")
     parts = {k: _moments(measure, *yp) for k,yp in pairs.items()}
     rows = len(next(iter(parts.values()))[1])
     few, starts = rows < MIN_BLOCKS*block, block_starts(rows, min(block, rows), n, rng)
     done = {k: _studentised(measure, M, block, starts) for k,(v,M) in parts.items() if not (few or np.isnan(v))}
     worst = np.max([d[3] for d in done.values()], axis=0) if done else np.zeros(1)
     q = np.quantile(worst, level, method="higher")
-    out = [(k, float(v), *(_bounds(measure, *done[k][:2], q) if k in done else (np.nan,)*2), done[k][1] if k in done else np.nan) for k,(v,_) in parts.items()]
+    bounds = {k: (*_bounds(measure, *d[:2], q), d[1]) for k,d in done.items()}
+    out = [(k, float(v), *bounds.get(k, (np.nan,)*3)) for k,(v,_) in parts.items()]
     table = pd.DataFrame(out, columns=["key","value","lo","hi","se"])
     holds = [True if np.isnan(t.value) else None if np.isnan(t.lo) else bool(t.lo <= 0 <= t.hi) for t in table.itertuples()]
     return table.assign(holds_zero=pd.array(holds, dtype="boolean"))

@@ -35,7 +35,7 @@ def shifted(
     for a,b in spans: out[a:b] = np.roll(out[a:b], rng.integers(least+1, b-a-least))
     return out
 
-# %% ../../nbs/evidence/01_comparison.ipynb #a766c77b
+# %% ../../nbs/evidence/01_comparison.ipynb #a6b172cd
 def circular_shift_null(
     y, # Outcomes, (rows,), consecutive seconds inside a segment
     y_hat, # Forecasts of a fixed model, (rows,)
@@ -48,7 +48,8 @@ def circular_shift_null(
 )->dict: # score, p, n, rows, left_out (rows in segments too short), null: scores of the shifted labels (n,)
     "How a fixed forecast scores against labels that it has nothing to do with"
     y, y_hat, segment = np.asarray(y, float), np.asarray(y_hat, float), np.asarray(segment)
-    require(len(y) == len(y_hat) == len(segment), f"y, y_hat and segment must be the same rows; they have {len(y)}, {len(y_hat)} and {len(segment)}.")
+    require(len(y) == len(y_hat) == len(segment),
+            f"y, y_hat and segment must be the same rows; they have {len(y)}, {len(y_hat)} and {len(segment)}.")
     keep = np.isfinite(y) & np.isfinite(y_hat)
     y, y_hat, segment, least = y[keep], y_hat[keep], segment[keep], horizon + lookback
     spans = shiftable(segment, least)
@@ -70,14 +71,16 @@ def uniformity(
     r = kstest(p, "uniform")
     return float(r.statistic), float(r.pvalue)
 
-# %% ../../nbs/evidence/01_comparison.ipynb #fcca04b9
+# %% ../../nbs/evidence/01_comparison.ipynb #66051da7
 def fig_null(
     nulls:dict, # (symbol, model, horizon) to the dict of `circular_shift_null`
 ): # (fig, table): symbol, model, horizon, score, p, and the null's 2.5, 50 and 97.5 % points
     "Score of each model beside what chance gives: a row per symbol, a column per horizon"
-    table = pd.DataFrame([dict(symbol=s, model=m, horizon=h, score=r["score"], p=r["p"], rows=r["rows"], **_points(r["null"])) for (s,m,h),r in nulls.items()])
+    table = pd.DataFrame([dict(symbol=s, model=m, horizon=h, score=r["score"], p=r["p"], rows=r["rows"], **_points(r["null"]))
+                          for (s,m,h),r in nulls.items()])
     symbols,horizons,models = (list(dict.fromkeys(table[c])) for c in ("symbol","horizon","model"))
-    fig, axs = plt.subplots(len(symbols), len(horizons), figsize=size(.1 + .085*(len(models)+1)*len(symbols)), sharex="row", sharey=True, squeeze=False)
+    fig, axs = plt.subplots(len(symbols), len(horizons), figsize=size(.1 + .085*(len(models)+1)*len(symbols)),
+                            sharex="row", sharey=True, squeeze=False)
     for (i,s),(j,h) in ((a,b) for a in enumerate(symbols) for b in enumerate(horizons)):
         _null_panel(axs[i,j], [nulls.get((s,m,h)) for m in models], models)
         axs[i,j].set_title(f"{s}, {h} s")
@@ -88,7 +91,7 @@ def _points(null):
     ok = null[np.isfinite(null)]
     return dict(zip(("null_lo","null_median","null_hi"), np.quantile(ok, [.025,.5,.975]) if len(ok) else [np.nan]*3))
 
-# %% ../../nbs/evidence/01_comparison.ipynb #2874f81b
+# %% ../../nbs/evidence/01_comparison.ipynb #c17db024
 def _null_panel(ax, results, models):
     "A grey cloud of shifted scores per model, and a coloured dot for the score itself"
     for k,(r,m) in enumerate(zip(results, models)):
@@ -99,5 +102,6 @@ def _null_panel(ax, results, models):
         ax.fill_between(x, k, k - .8*np.r_[0, np.repeat(top/top.max(), 2), 0], color=COLORS["null"], alpha=.45, lw=0)
         ax.plot(r["score"], k-.12, "o", ms=5, color=COLORS.get(m, "k"))
         ax.text(1.02, k-.12, f"p = {r['p']:.3f}", transform=ax.get_yaxis_transform(), va="center", fontsize=7)
-    ax.axvline(0, color="k", lw=.5); ax.set(yticks=range(len(models)), ylim=(len(models)-.6, -1)); ax.set_yticklabels([LABELS.get(m, m) for m in models])
+    ax.axvline(0, color="k", lw=.5); ax.set_ylim(len(models)-.6, -1)
+    ax.set_yticks(range(len(models)), [LABELS.get(m, m) for m in models])
     ax.tick_params(axis="y", length=0); ax.margins(x=.12)

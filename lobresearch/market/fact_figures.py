@@ -87,7 +87,7 @@ def _hill_panel(ax, s):
     require(len(out) > 0, "too few returns differ from zero for a tail", TooShortError)
     return pd.concat(out)
 
-# %% ../../nbs/market/04_fact_figures.ipynb #8064191e
+# %% ../../nbs/market/04_fact_figures.ipynb #ff63682a
 def fig_returns(
     names:dict, # Symbol to `Sample`, from `samples`
 ): # (fig, table): symbol, panel, horizon, x, y
@@ -96,15 +96,18 @@ def fig_returns(
     z = np.geomspace(.1, 6, 200)
     for ax in axs[0]:
         ax.plot(z, [math.erfc(v/math.sqrt(2)) for v in z], color=OKABE_ITO["grey"], lw=.9, ls="--", label="normal")
-        ax.set(xscale="log", yscale="log", ylim=(1e-5, 1.5), xlim=(.1, 40), xlabel="|return|, in s.d."); ax.set_xticks([.1,1,10], ["0.1","1","10"])
+        ax.set(xscale="log", yscale="log", ylim=(1e-5, 1.5), xlim=(.1, 40), xlabel="|return|, in s.d.")
+        ax.set_xticks([.1,1,10], ["0.1","1","10"])
     for ax in axs[1]:
         ax.axhspan(2, 4, color=OKABE_ITO["grey"], alpha=.15, lw=0)
-        ax.set(xscale="log", ylim=(0, 8), xlabel="tail used, % of returns"); ax.set_xticks([.2, 1, 5, 10], ["0.2","1","5","10"]); ax.minorticks_off()
+        ax.set(xscale="log", ylim=(0, 8), xlabel="tail used, % of returns")
+        ax.set_xticks([.2, 1, 5, 10], ["0.2","1","5","10"]); ax.minorticks_off()
     table = _table(_draw(names, axs[0], _survival), _draw(names, axs[1], _hill_panel))
-    axs[0,0].set_ylabel("share of returns beyond"); axs[1,0].set_ylabel("tail index"); _legend(axs[0], loc="lower left", handlelength=1.2, fontsize=7.5)
+    axs[0,0].set_ylabel("share of returns beyond"); axs[1,0].set_ylabel("tail index")
+    _legend(axs[0], loc="lower left", handlelength=1.2, fontsize=7.5)
     return fig, table
 
-# %% ../../nbs/market/04_fact_figures.ipynb #c8527fb9
+# %% ../../nbs/market/04_fact_figures.ipynb #53da523c
 def _acf_points(s, x, segment, lags, block, panel):
     rho = acf(x, segment, max(lags))
     rows = [(panel, k, rho[k], *acf_interval(x, segment, k, block, s.n, s.rng(f"{panel}{k}"))[1:]) for k in lags]
@@ -115,7 +118,8 @@ def _acf_returns(ax, s):
     finite(r, 200, "one-second returns")
     t = _acf_points(s, r, s.segment, range(1, 21), s.rows(), "returns")
     require(bool(t.acf.notna().any()), "the price never moves", TooShortError)
-    ax.vlines(t.lag, t.lo, t.hi, color=OKABE_ITO["blue"], lw=2.2, alpha=.4); ax.plot(t.lag, t.acf, "o", ms=2.6, color=OKABE_ITO["blue"])
+    ax.vlines(t.lag, t.lo, t.hi, color=OKABE_ITO["blue"], lw=2.2, alpha=.4)
+    ax.plot(t.lag, t.acf, "o", ms=2.6, color=OKABE_ITO["blue"])
     return t
 
 def _acf_absolute(ax, s):
@@ -126,7 +130,7 @@ def _acf_absolute(ax, s):
     _loglog(ax, t, OKABE_ITO["orange"])
     return t
 
-# %% ../../nbs/market/04_fact_figures.ipynb #97d71ed3
+# %% ../../nbs/market/04_fact_figures.ipynb #d6c8a6cd
 def _log_lags(longest): return sorted({int(round(k)) for k in np.geomspace(1, longest, 24)})
 
 def _loglog(ax, t, color, floor=2e-3):
@@ -141,7 +145,9 @@ def fig_acf(
 ): # (fig, table): symbol, panel, lag (seconds), acf, lo, hi
     "Autocorrelation of returns and of absolute returns"
     fig, axs = _panels(names, 2, 2.0, sharey="row", sharex="row")
-    for ax in axs[0]: ax.axhspan(-.05, .05, color=OKABE_ITO["grey"], alpha=.15, lw=0); ax.axhline(0, color="k", lw=.5); ax.set_xlabel("lag, s")
+    for ax in axs[0]:
+        ax.axhspan(-.05, .05, color=OKABE_ITO["grey"], alpha=.15, lw=0)
+        ax.axhline(0, color="k", lw=.5); ax.set_xlabel("lag, s")
     table = _table(_draw(names, axs[0], _acf_returns), _draw(names, axs[1], _acf_absolute))
     for ax in axs[1]: ax.set_xlabel("lag, s")
     axs[0,0].set_ylabel("ACF of returns"); axs[1,0].set_ylabel("ACF of |returns|")
@@ -208,7 +214,7 @@ def fig_order_signs(
     axs[0,0].set_ylabel("ACF of trade signs")
     return fig, table
 
-# %% ../../nbs/market/04_fact_figures.ipynb #bba0f098
+# %% ../../nbs/market/04_fact_figures.ipynb #251ef98a
 def _impact(ax, s):
     pick = np.arange(0, len(s.ts), 10)
     r, q = past_returns(s, 10, overlapping=True)[pick], order_flow(s.market, 1, 10)[pick]
@@ -216,17 +222,19 @@ def _impact(ax, s):
     r = finite(r, 100, "returns over 10 s")
     require(np.ptp(r) > 0 and np.ptp(q) > 0, "the price or the order flow never moves", TooShortError)
     groups = [g for g in np.array_split(np.argsort(q, kind="stable"), 20) if len(g)]
-    t = pd.DataFrame([("impact", q[g].mean(), r[g].mean(), *np.quantile(r[g], [.25,.75])) for g in groups], columns=["panel","x","y","lo","hi"])
-    ax.fill_between(t.x, t.lo, t.hi, color=OKABE_ITO["green"], alpha=.25, lw=0); ax.plot(t.x, t.y, "o-", ms=2.8, lw=.9, color=OKABE_ITO["green"])
+    points = [("impact", q[g].mean(), r[g].mean(), *np.quantile(r[g], [.25,.75])) for g in groups]
+    t = pd.DataFrame(points, columns=["panel","x","y","lo","hi"])
+    ax.fill_between(t.x, t.lo, t.hi, color=OKABE_ITO["green"], alpha=.25, lw=0)
+    ax.plot(t.x, t.y, "o-", ms=2.8, lw=.9, color=OKABE_ITO["green"])
     ax.axhline(0, color="k", lw=.5); ax.axvline(0, color="k", lw=.5)
     return t
 
 def _impact_share(ax, s):
-    rows = []
+    rows, why = [], []
     for w in (1,2,5,10,30,60):
         try: rows.append(("R2", w, *impact_r2(s, w, s.rng(f"impact{w}"))))
-        except TooShortError as e: why = e
-    require(len(rows) > 0, str(why) if not rows else "", TooShortError)
+        except TooShortError as e: why.append(str(e))
+    require(len(rows) > 0, "".join(why[:1]), TooShortError)
     t = pd.DataFrame(rows, columns=["panel","x","y","lo","hi"])
     ax.vlines(t.x, t.lo, t.hi, color=OKABE_ITO["green"], lw=2.2, alpha=.4); ax.plot(t.x, t.y, "o", ms=3.2, color=OKABE_ITO["green"])
     return t

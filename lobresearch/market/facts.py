@@ -321,7 +321,7 @@ def _exponent_sign(s, rng): return _exponent(s, rng, *order_signs(s), 2, 200)
 fact("impact_1", "R² of return on order flow, 1 s", "1")(lambda s, rng: impact_r2(s, 1, rng))
 fact("impact_10", "R² of return on order flow, 10 s", "1", (.40, .65), "BitMEX .40, equities .65")(lambda s, rng: impact_r2(s, 10, rng))
 
-# %% ../../nbs/market/03_facts.ipynb #6edab986
+# %% ../../nbs/market/03_facts.ipynb #ffc3a7eb
 def measure(
     s:Sample, # A symbol
     key:str, # Which fact
@@ -332,7 +332,8 @@ def measure(
     except TooShortError as e: (value, lo, hi), reason = (math.nan,)*3, str(e)
     a, b = f.published
     inside = None if math.isnan(a) or math.isnan(value) else bool(a <= value <= b)
-    return dict(key=key, fact=f.label, value=float(value), lo=float(lo), hi=float(hi), published_lo=a, published_hi=b, inside=inside, unit=f.unit, source=f.source, reason=reason)
+    return dict(key=key, fact=f.label, value=float(value), lo=float(lo), hi=float(hi), published_lo=a, published_hi=b,
+                inside=inside, unit=f.unit, source=f.source, reason=reason)
 
 def facts_table(
     grid:pd.DataFrame, # One symbol's grid

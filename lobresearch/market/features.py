@@ -138,7 +138,7 @@ class Feature(NamedTuple):
 
 FEATURES:dict[str, Feature] = {}
 
-# %% ../../nbs/market/00_features.ipynb #44055ddb
+# %% ../../nbs/market/00_features.ipynb #a69235bb
 def feature(
     name:str, # Template of the name, such as "imb_{level}"
     formula:str, # Template of the formula
@@ -152,13 +152,16 @@ def feature(
         for values in itertools.product(*settings.values()):
             s = dict(zip(settings, values))
             key, levels = name.format(**s), s.get("level", s.get("levels", 1))
-            require(key not in FEATURES or FEATURES[key].make.__qualname__ == f.__qualname__, f"There is a feature {key} already; give the new one another name.")
+            old = FEATURES.get(key)
+            require(old is None or old.make.__qualname__ == f.__qualname__,
+                    f"There is a feature {key} already; give the new one another name.")
             FEATURES[key] = Feature(formula.format(**s), unit, source, int(warmup(**s)), levels, f, s)
         return f
     return enter
 
-# %% ../../nbs/market/00_features.ipynb #da658e31
-@feature("wmid_{levels}", "(Qb A + Qa B)/(Qa + Qb) - m, A and B the mean prices of {levels} level(s)", "bps", "Stoikov 2018", levels=(1,2,5,10))
+# %% ../../nbs/market/00_features.ipynb #5524ca66
+@feature("wmid_{levels}", "(Qb A + Qa B)/(Qa + Qb) - m, A and B the mean prices of {levels} level(s)", "bps", "Stoikov 2018",
+         levels=(1,2,5,10))
 def weighted_mid(
     m:Market, # The market
     levels:int, # Levels from the best
@@ -219,7 +222,7 @@ def log_depth(
     "Logarithm of the size in the book"
     return np.log1p(m.ask_sz[:,:levels].sum(1) + m.bid_sz[:,:levels].sum(1))
 
-# %% ../../nbs/market/00_features.ipynb #739ef66d
+# %% ../../nbs/market/00_features.ipynb #52aaaa86
 def mean_depth(
     m:Market, # The market
     levels:int, # Levels from the best
@@ -228,8 +231,9 @@ def mean_depth(
     total = m.total((f"depth_{levels}", lambda: (m.ask_sz[:,:levels] + m.bid_sz[:,:levels]).sum(1)/2), DEPTH_WINDOW)
     return _ratio(total, m.total(("rows", lambda: np.ones(len(m.ts))), DEPTH_WINDOW))
 
-@feature("ofi_{levels}_{window}", "sum of OFI over {levels} level(s) and {window} s / mean depth", "1", "Cont, Kukanov, Stoikov 2014; Xu, Gould, Howison 2019",
-         lambda window, **s: max(window, DEPTH_WINDOW), levels=(1,5,10), window=(1,5,10,30,60))
+@feature("ofi_{levels}_{window}", "sum of OFI over {levels} level(s) and {window} s / mean depth", "1",
+         "Cont, Kukanov, Stoikov 2014; Xu, Gould, Howison 2019", lambda window, **s: max(window, DEPTH_WINDOW),
+         levels=(1,5,10), window=(1,5,10,30,60))
 def order_flow(
     m:Market, # The market
     levels:int, # Levels from the best
@@ -282,7 +286,7 @@ def update_rate(
     "Logarithm of the number of book updates"
     return np.log1p(m.total("n_updates", window))
 
-# %% ../../nbs/market/00_features.ipynb #0ec85aa7
+# %% ../../nbs/market/00_features.ipynb #fe84e611
 @feature("ret_{window}", "ln m(t)/m(t - {window} s)", "bps", "common", lambda window: window, window=(1,2,5,10,30,60,300))
 def past_return(
     m:Market, # The market
@@ -291,7 +295,8 @@ def past_return(
     "Return of the mid over the last seconds"
     return m.bps(m.mid, m.mid[m.lag(window)])
 
-@feature("vol_{window}", "sqrt of the sum of squared 1 s returns over {window} s", "bps", "Andersen, Bollerslev 1998", lambda window: window + 1, window=(10,60,300))
+@feature("vol_{window}", "sqrt of the sum of squared 1 s returns over {window} s", "bps", "Andersen, Bollerslev 1998",
+         lambda window: window + 1, window=(10,60,300))
 def volatility(
     m:Market, # The market
     window:int, # Seconds
@@ -350,7 +355,7 @@ def warmup(
     "How far back the longest of these features looks"
     return max((FEATURES[n].warmup for n in names), default=0)
 
-# %% ../../nbs/market/00_features.ipynb #ee798807
+# %% ../../nbs/market/00_features.ipynb #03bc1e93
 def features(
     grid:pd.DataFrame, # A grid
     names=None, # Which features; all that the grid's levels allow when None
@@ -358,7 +363,8 @@ def features(
     "Features of every second"
     names = select(grid_levels(grid)) if names is None else list(names)
     unknown = [n for n in names if n not in FEATURES]
-    require(not unknown, f"There is no feature {', '.join(unknown)}. The registry has {', '.join(list(FEATURES)[:5])}, … ({len(FEATURES)} in all).")
+    require(not unknown,
+            f"There is no feature {', '.join(unknown)}; the registry has {', '.join(list(FEATURES)[:5])}, … ({len(FEATURES)}).")
     m = Market(grid)
     deep = [n for n in names if FEATURES[n].levels > m.levels]
     require(not deep, f"{', '.join(deep)} need more levels than the grid's {m.levels}; leave them out or ingest more levels.")
@@ -373,7 +379,7 @@ def feature_table(
     f = {n: FEATURES[n] for n in (FEATURES if names is None else names)}
     return pd.DataFrame([dict(name=n, formula=s.formula, unit=s.unit, source=s.source, warmup=s.warmup) for n,s in f.items()])
 
-# %% ../../nbs/market/00_features.ipynb #9cee6ad4
+# %% ../../nbs/market/00_features.ipynb #ba4860a8
 def random_grid(
     seconds:int, # Rows
     rng:np.random.Generator, # Where the chance comes from
@@ -391,7 +397,8 @@ def random_grid(
                                   f"bid_px_{i+1}": bid - tick*i, f"bid_sz_{i+1}": rng.gamma(2, 1, seconds)}
     g |= {f"ofi_{i+1}": rng.normal(0, 1, seconds) for i in range(levels)}
     n = {k: rng.poisson(.4, seconds) for k in ("buy_n","sell_n")}
-    g |= n | {"n_updates": rng.poisson(4, seconds), "buy_vol": n["buy_n"]*rng.gamma(2, .5, seconds), "sell_vol": n["sell_n"]*rng.gamma(2, .5, seconds)}
+    g |= n | {"n_updates": rng.poisson(4, seconds)} | {f"{k}_vol": n[f"{k}_n"]*rng.gamma(2, .5, seconds) for k in ("buy","sell")}
     some = (n["buy_n"] + n["sell_n"]) > 0
-    g |= {"vwap": np.where(some, bid + tick*rng.random(seconds), np.nan), "high": np.where(some, bid+tick, np.nan), "low": np.where(some, bid, np.nan)}
+    some = np.where(some, 0., np.nan)
+    g |= {"vwap": bid + tick*rng.random(seconds) + some, "high": bid + tick + some, "low": bid + some}
     return pd.DataFrame(g, index=pd.Index(ts, name="ts"))

@@ -57,7 +57,7 @@ def _reaches_out(ts, block, ahead, back):
         if not out[:s].all(): out[s:] |= ts[s:] - back*SECOND <= ts[:s][~out[:s]].max() + ahead*SECOND
     return out
 
-# %% ../../nbs/market/02_splits.ipynb #34b5383c
+# %% ../../nbs/market/02_splits.ipynb #f31b7cf9
 def counts(
     split:pd.DataFrame, # From `chronological` or `load_split`
 )->dict: # Rows of each role, and of purged
@@ -72,8 +72,9 @@ def enough(
     "The counts, or a `TooShortError` that says what is missing"
     have = counts(split)
     short = [f"{have[r]} {r} rows where {n} are needed" for r,n in need.items() if have[r] < n]
-    require(not short, f"{symbol} is too short to forecast: of its {len(split):,} recorded seconds, {have['purged']:,} are purged around the seams, which leaves "
-            + " and ".join(short) + ". Take a longer recording, or shorten the horizons and the lookback.", TooShortError)
+    require(not short, f"{symbol} is too short to forecast: of its {len(split):,} recorded seconds, {have['purged']:,} are purged "
+            "around the seams, which leaves " + " and ".join(short)
+            + ". Take a longer recording, or shorten the horizons and the lookback.", TooShortError)
     return have
 
 # %% ../../nbs/market/02_splits.ipynb #9a7f5c1f
@@ -117,7 +118,7 @@ def _log_opening(symbol, reason, log, fingerprint):
     if line not in have: path.write_text("\n".join(have + [line]) + "\n")
     print(f"Opened the final rows of {symbol}: {reason}")
 
-# %% ../../nbs/market/02_splits.ipynb #a7680ebe
+# %% ../../nbs/market/02_splits.ipynb #67a481a5
 def rows(
     split:pd.DataFrame, # From `load_split`
     role:str, # train, valid, test, or final where it was opened
@@ -125,10 +126,11 @@ def rows(
     "The seconds of one role"
     require(role in BLOCKS, f"role must be one of {', '.join(BLOCKS)}; got {role!r}.")
     ts = split.ts.to_numpy()[split.role.to_numpy() == role]
-    require(role != "final" or len(ts) > 0, "The final rows are sealed: only the last stage opens them, with load_split(..., allow_final='why', log=path).", SealedError)
+    require(role != "final" or len(ts) > 0,
+            "The final rows are sealed: only the last stage opens them, with load_split(..., allow_final='why', log=path).", SealedError)
     return ts
 
-# %% ../../nbs/market/02_splits.ipynb #d63ae138
+# %% ../../nbs/market/02_splits.ipynb #f186aee2
 def fig_split(
     split:pd.DataFrame, # From `chronological`
     ax=None, # Axes to draw on
@@ -137,7 +139,8 @@ def fig_split(
     color = dict(zip(BLOCKS, (OKABE_ITO[c] for c in ("blue","orange","green","grey"))))
     fig, ax = (ax.figure, ax) if ax is not None else plt.subplots(figsize=size(.16))
     hours = (split.ts - split.ts.iloc[0])/SECOND/3600
-    table = pd.DataFrame([dict(role=r, start=hours[m].min(), end=hours[m].max(), rows=int(m.sum())) for r in BLOCKS if (m := split.role == r).any()])
+    table = pd.DataFrame([dict(role=r, start=hours[m].min(), end=hours[m].max(), rows=int(m.sum()))
+                          for r in BLOCKS if (m := split.role == r).any()])
     for r in table.itertuples():
         ax.barh(0, r.end - r.start, left=r.start, color=color[r.role], height=.8)
         ax.text((r.start+r.end)/2, 0, f"{r.role}\n{r.rows:,}", ha="center", va="center", color="w", fontsize=8)
