@@ -207,7 +207,7 @@ def rebuild(
     for u in chunks: yield r.add(u)
     yield r.close()
 
-# %% ../../nbs/data/00_book.ipynb #11797d70
+# %% ../../nbs/data/00_book.ipynb #2f407afa
 def tick_size(
     book, # Matrix (n, 4*levels) or grid
     share:float=1e-3, # A step counts if it makes up at least this share of all positive steps
@@ -215,7 +215,7 @@ def tick_size(
     "Smallest price increment that is seen regularly: between levels, across the spread, and from row to row"
     levels = sum(c.startswith("ask_px_") for c in book.columns) if isinstance(book, pd.DataFrame) else np.asarray(book).shape[1]//4
     m = book[book_columns(levels)].to_numpy() if isinstance(book, pd.DataFrame) else np.asarray(book, float)
-    m = m[:: max(1, len(m)//50_000)]
+    m = m[:: max(1, len(m)//5_000)]
     px = np.concatenate([m[:, 2::4][:, ::-1], m[:, 0::4]], axis=1)
     d = np.abs(np.concatenate([np.diff(px, axis=1).ravel(), np.diff(px[:, levels-1:levels+1], axis=0).ravel()]))
     d = d[np.isfinite(d)]

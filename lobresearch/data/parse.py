@@ -126,22 +126,12 @@ def _amount(buf, i, end, kind, before):
     elif kind == SIZE and (status == EMPTY) != (before == EMPTY): fault = HALF
     return v, j, status, fault
 
-# %% ../../nbs/data/05a_parse.ipynb #e4cb3671
+# %% ../../nbs/data/05a_parse.ipynb #0fd84857
 @_jit
-def _plain(buf, i, end, commas):
-    "Whether `buf[i:end]` holds this many commas and else only digits and points"
-    n, odd, x = 0, np.uint8(0), buf[i:end]
-    for k in range(len(x)): n += x[k] == 44
-    for k in range(len(x)): odd |= np.uint8((x[k] > 57) | (x[k] < 44) | (x[k] == 45) | (x[k] == 47))
-    return n == commas and odd == 0
-
-# %% ../../nbs/data/05a_parse.ipynb #10a069e1
-@_jit
-def _row(buf, i, end, kinds, want, last, ints, floats, slow, n_slow, r):
+def _row(buf, i, end, kinds, last, ints, floats, slow, n_slow, r):
     "Read row `r` from its third column on: how many long numbers are put aside so far, the fault, its column"
     ni = nf = status = 0
     for c in range(2, len(kinds)):
-        if c == want and _plain(buf, i, end, len(kinds) - c): return n_slow, 0, 0
         if c > 2:
             if i >= end: return n_slow, COLUMNS, c
             i += 1
@@ -159,19 +149,88 @@ def _row(buf, i, end, kinds, want, last, ints, floats, slow, n_slow, r):
         i = j
     return n_slow, 0 if i == end else COLUMNS, len(kinds)
 
+# %% ../../nbs/data/05a_parse.ipynb #768d851c
 @_jit
-def parse_rows(buf, start, ends, prefix, kinds, want, last, slack, span, ints, floats, slow):
-    "Read the rows that end at `ends`: how many were read, long numbers put aside, the fault that stopped it, its column"
-    n_slow = fault = col = 0
-    for r in range(len(ends)):
-        if n_slow + len(kinds) > len(slow): return r, n_slow, 0, 0
-        end = ends[r] - (ends[r] > start and buf[ends[r] - 1] == 13)
-        if end - start <= len(prefix): return r, n_slow, COLUMNS, 0
-        for k in range(len(prefix)):
-            if buf[start + k] != prefix[k]: return r, n_slow, OTHER, 0
-        n_slow, fault, col = _row(buf, start + len(prefix), end, kinds, want, last - slack, ints[r], floats[r], slow, n_slow, r)
+def _plain_times(buf, i, ints):
+    "Two times, each followed by a comma: where the next field starts, or -1"
+    for c in range(2):
+        m, dots, _, j = _digits(buf, i)
+        if dots or not 0 < j - i < 19 or buf[j] != 44: return -1
+        ints[c] = m
+        i = j + 1
+    return i
+
+@_jit
+def _plain_numbers(buf, i, floats):
+    "As many plain numbers as there is room for, each followed by a comma or the end of the line: where the next field starts, or -1"
+    k = np.uint64(i)
+    for c in range(len(floats)):
+        m, dots, point, start = 0, 0, np.uint64(0), k
+        while True:
+            d = np.int64(buf[k]) - 48
+            if 0 <= d <= 9: m = m*10 + d
+            elif d == -2: dots, point = dots + 1, k
+            else: break
+            k += _one
+        n = np.int64(k - start) - dots
+        if n < 1 or n > 15 or dots > 1: return -1
+        if (d != -4 and (d != -38 or c + 1 < len(floats))) or (m == 0 and c % 2 == 0): return -1
+        floats[c] = m/_P10[k - point - _one if dots else np.uint64(0)]
+        k += _one
+    return np.int64(k)
+
+@_jit
+def _plain_tail(buf, i, commas):
+    "Pass over the rest of a line of digits, points and so many commas: where it ends, or -1"
+    k, odd, n = np.uint64(i), False, 0
+    b = buf[k]
+    while b != 10:
+        n += b == 44
+        odd |= (b > 57) | (b < 44) | (b == 45) | (b == 47)
+        k += _one
+        b = buf[k]
+    return -1 if odd or n != commas else np.int64(k)
+
+@_jit
+def _plain_row(buf, i, n_cols, last, ints, floats):
+    "Where a plain book row that starts with its third column ends, or -1 if it is not plain"
+    i = _plain_times(buf, i, ints)
+    if i < 0 or ints[1] < last: return -1
+    i = _plain_numbers(buf, i, floats)
+    if i < 0: return -1
+    if 4 + len(floats) == n_cols: return i - 1 if buf[i-1] == 10 else -1
+    return _plain_tail(buf, i, n_cols - 5 - len(floats)) if buf[i-1] == 44 else -1
+
+# %% ../../nbs/data/05a_parse.ipynb #50aaa6c2
+@_jit
+def _starts(buf, i, prefix):
+    "Whether the line at `i` starts with `prefix`"
+    for k in range(len(prefix)):
+        if buf[i + k] != prefix[k]: return False # the newline is in no prefix, so this stops at the end of a short line
+    return True
+
+@_jit
+def _line_end(buf, i):
+    "Where the newline of the line at `i` is"
+    while buf[i] != 10: i += 1
+    return i
+
+@_jit
+def parse_rows(buf, start, stop, prefix, kinds, last, slack, span, ints, floats, slow):
+    "Read rows from `start` to `stop` while there is room: rows read, where the next one starts, long numbers put aside, the fault that stopped it, its column"
+    n_slow = r = 0
+    book = len(floats[0]) > 2
+    while start < stop and r < len(ints) and n_slow + len(kinds) <= len(slow):
+        fault = col = 0
+        if not _starts(buf, start, prefix): return r, start, n_slow, OTHER, 0
+        i = start + len(prefix)
+        end = _plain_row(buf, i, len(kinds), last - slack, ints[r], floats[r]) if book else -1
+        if end < 0:
+            end = _line_end(buf, start)
+            n_slow, fault, col = _row(buf, i, end - (buf[end-1] == 13), kinds, last - slack, ints[r], floats[r], slow, n_slow, r)
         if fault == 0 and not span[0] <= ints[r, 1] <= span[1]: fault, col = OUTSIDE, 3
-        if fault: return r, n_slow, fault, col
+        if fault: return r, start, n_slow, fault, col
         last = max(last, ints[r, 1])
-        start = ends[r] + 1
-    return len(ends), n_slow, 0, 0
+        start = end + 1
+        r += 1
+    return r, start, n_slow, 0, 0

@@ -6,7 +6,7 @@
 __all__ = ['SLACK', 'TYPES', 'DEPTH', 'Trades', 'Updates', 'file_name', 'day', 'parse_name', 'header', 'read_books',
            'read_trades', 'read_updates']
 
-# %% ../../nbs/data/05_tardis.ipynb #64cffc21
+# %% ../../nbs/data/05_tardis.ipynb #eb065e04
 import queue, re, threading, zlib
 from collections import namedtuple
 from contextlib import closing
@@ -14,6 +14,8 @@ from datetime import date as _date, datetime, timezone
 from pathlib import Path
 import numpy as np
 from tqdm.auto import tqdm
+try: from isal import isal_zlib as _zlib # the same stream format, unzipped twice as fast
+except ImportError: _zlib = zlib
 from .book import Books
 from .parse import (BACKWARDS, COLUMNS, FLAG, HALF, ID, LOCAL, NEGATIVE, NUMBER, OTHER, OUTSIDE, PRICE, PRICE_REQ, SIDE, SIZE, SIZE_REQ, SKIP, TIME,
     TIMETEXT, WORD, parse_rows)
@@ -67,22 +69,22 @@ def _kinds(kind):
     tail = {"trades": [ID,SIDE,PRICE_REQ,SIZE_REQ], "incremental_book_L2": [FLAG,SIDE,PRICE_REQ,SIZE_REQ]}
     return np.array([SKIP,SKIP,TIME,LOCAL] + tail.get(kind, [PRICE,SIZE]*(2*DEPTH)), np.int64)
 
-# %% ../../nbs/data/05_tardis.ipynb #f5af2464
+# %% ../../nbs/data/05_tardis.ipynb #4db02f7d
 class _Broken(Exception):
     "The gzip stream cannot be read on"
 
 def _inflate(path, block):
     "Blocks of text from a gzip file of one or several members"
     with open(path, "rb") as f:
-        z, raw, fresh = zlib.decompressobj(31), b"", True
+        z, raw, fresh = _zlib.decompressobj(31), b"", True
         try:
             while raw := raw or f.read(1 << 16):
                 out = z.decompress(raw, block)
                 raw, fresh = z.unconsumed_tail, False
-                if z.eof: raw, z, fresh = z.unused_data, zlib.decompressobj(31), True
+                if z.eof: raw, z, fresh = z.unused_data, _zlib.decompressobj(31), True
                 if out: yield out
             while not fresh and (out := z.decompress(b"", block)): yield out
-        except zlib.error as e: raise _Broken(f"it is not valid gzip ({e})") from None
+        except (zlib.error, _zlib.error) as e: raise _Broken(f"it is not valid gzip ({e})") from None
         if not fresh and not z.eof: raise _Broken("the gzip stream is cut short")
 
 def _ahead(items, depth=4):
@@ -96,9 +98,11 @@ def _ahead(items, depth=4):
         try:
             for x in items:
                 put((x, None))
-                if stop.is_set(): return
-            put((None, StopIteration()))
+                if stop.is_set(): break
+            else: put((None, StopIteration()))
         except Exception as e: put((None, e)) # raised again in the reader
+        finally:
+            if hasattr(items, "close"): items.close()
     t = threading.Thread(target=work, daemon=True)
     t.start()
     try:
@@ -128,15 +132,14 @@ def _sentence(fault, col, line, names):
             OUTSIDE: f"local_timestamp {text} is more than an hour outside the day that the file name gives. Rename or split the file by UTC day.",
             TIMETEXT: f"{name} is {text}; times are whole microseconds since 1970."}.get(fault, "the line cannot be read." + again)
 
-# %% ../../nbs/data/05_tardis.ipynb #b2836da0
+# %% ../../nbs/data/05_tardis.ipynb #2ef3bc7f
 class _Text:
     "Turns blocks of one file's text into arrays"
     def __init__(self, path, n_floats):
         self.path, self.name = Path(path), parse_name(path)
         if self.name is None: raise DataError("the name is not that of a Tardis CSV file: {exchange}_{type}_{YYYY-MM-DD}_{SYMBOL}.csv.gz.", path)
         self.names, self.kinds = header(self.name["kind"]), _kinds(self.name["kind"])
-        self.n_ints, self.n_floats, self.want = int(np.sum((self.kinds < PRICE) | (self.kinds > SIZE_REQ))) - 2, n_floats, 4 + n_floats
-        if self.name["kind"] != "book_snapshot_25": self.want = len(self.names)
+        self.n_ints, self.n_floats = int(np.sum((self.kinds < PRICE) | (self.kinds > SIZE_REQ))) - 2, n_floats
         self.line, self.last, self.prefix, self.slack = 0, -1, None, SLACK if self.name["kind"] == "trades" else 0
         day0 = int(datetime.fromisoformat(self.name["date"]).replace(tzinfo=timezone.utc).timestamp())
         self.span = np.array([day0 - 3600, day0 + 25*3600])*1_000_000
@@ -173,21 +176,21 @@ class _Text:
         t = buf.tobytes()
         return t[t.rfind(b"\n", 0, i) + 1:t.find(b"\n", i)]
 
-    def parse(self, text):
-        "Arrays of the whole rows in `text`"
+    def parse(self, text, stop):
+        "Arrays of the rows in `text[:stop]`, which ends in a newline"
         buf = np.frombuffer(text, np.uint8)
         start = self.start(text) if self.line == 0 else 0
-        ends = np.flatnonzero(buf[start:] == 10) + start
-        if self.prefix is None and len(ends): self.learn(text[start:ends[0]])
-        while len(ends):
-            ints, floats = np.empty((len(ends), self.n_ints), np.int64), np.empty((len(ends), self.n_floats))
-            n, n_slow, fault, col = parse_rows(buf, start, ends, self.prefix, self.kinds, self.want, self.last, self.slack, self.span, ints, floats, self.slow)
+        if self.prefix is None and start < stop: self.learn(text[start:text.index(b"\n", start)])
+        while start < stop:
+            room = (stop - start)//(len(self.names) + 2) + 1 # a row has at least its commas
+            ints, floats = np.empty((room, self.n_ints), np.int64), np.empty((room, self.n_floats))
+            n, start, n_slow, fault, col = parse_rows(buf, start, stop, self.prefix, self.kinds, self.last, self.slack, self.span, ints, floats, self.slow)
             self.longs(buf, floats, n_slow)
-            if fault: self.fail(_sentence(fault, col, text[ends[n-1] + 1 if n else start:ends[n]], self.names), self.line + n + 1)
-            self.line, self.last, start, ends = self.line + n, max(self.last, int(ints[:n, 1].max())), ends[n-1] + 1, ends[n:]
+            if fault: self.fail(_sentence(fault, col, text[start:text.index(b"\n", start)], self.names), self.line + n + 1)
+            self.line, self.last = self.line + n, max(self.last, int(ints[:n, 1].max()))
             yield ints[:n], floats[:n]
 
-# %% ../../nbs/data/05_tardis.ipynb #209a546f
+# %% ../../nbs/data/05_tardis.ipynb #538579f6
 def _arrays(path, n_floats, block=1 << 20, progress=True):
     "Integer and float columns of a file, block by block"
     if not Path(path).is_file(): raise DataError("there is no such file. Fetch it with `lobresearch data`, or check exchange, day and symbol.", path)
@@ -195,21 +198,21 @@ def _arrays(path, n_floats, block=1 << 20, progress=True):
     with closing(_ahead(_inflate(path, block))) as blocks, tqdm(unit="row", unit_scale=True, desc=t.path.name, disable=None if progress else True, delay=2) as bar:
         try:
             for data in blocks:
-                cut = data.rfind(b"\n") + 1
-                if cut:
-                    for x in t.parse(rest + data[:cut]):
-                        yield x
-                        bar.update(len(x[0]))
-                rest = data[cut:] if cut else rest + data
+                rest += data
+                cut = rest.rfind(b"\n") + 1
+                for x in t.parse(rest, cut) if cut else ():
+                    yield x
+                    bar.update(len(x[0]))
+                rest = rest[cut:]
                 if len(rest) > 1 << 20: t.fail("the line is longer than a megabyte; this is no CSV file.")
         except _Broken as e: t.fail(f"{e}: the file is damaged from here on. Delete it and fetch it again.")
-    if rest: yield from t.parse(rest + b"\n")
+    if rest: yield from t.parse(rest + b"\n", len(rest) + 1)
     if t.line == 0: t.fail("the file is empty. Delete it and fetch it again.", 1)
 
 Trades = namedtuple("Trades", "local_ts exch_ts id side price amount")
 Updates = namedtuple("Updates", "local_ts exch_ts is_snapshot side price amount")
 
-# %% ../../nbs/data/05_tardis.ipynb #cbbc90a2
+# %% ../../nbs/data/05_tardis.ipynb #3d78ec95
 def read_books(
     path, # A `book_snapshot_25` file
     levels:int=10, # Levels to keep, 1 to 25
@@ -218,7 +221,8 @@ def read_books(
 ): # Generator of `Books`: int64 us, int64 us, float64 (n, 4*levels)
     "Stream a book file; raises `DataError` with file and line at the first fault"
     require(1 <= levels <= DEPTH, f"levels must be between 1 and {DEPTH}; got {levels}.")
-    for ints, floats in _arrays(path, 4*levels, block, progress): yield Books(ints[:, 1], ints[:, 0], floats)
+    with closing(_ahead(_arrays(path, 4*levels, block, progress))) as chunks:
+        for ints, floats in chunks: yield Books(ints[:, 1], ints[:, 0], floats)
 
 def read_trades(
     path, # A `trades` file
@@ -226,7 +230,8 @@ def read_trades(
     progress:bool=True, # Show a bar when it takes long?
 ): # Generator of `Trades`; `side` +1 buy, -1 sell, 0 unknown; `id` is a hash
     "Stream a trades file; raises `DataError` with file and line at the first fault"
-    for i, f in _arrays(path, 2, block, progress): yield Trades(i[:, 1], i[:, 0], i[:, 2], i[:, 3], f[:, 0], f[:, 1])
+    with closing(_ahead(_arrays(path, 2, block, progress))) as chunks:
+        for i, f in chunks: yield Trades(i[:, 1], i[:, 0], i[:, 2], i[:, 3], f[:, 0], f[:, 1])
 
 def read_updates(
     path, # An `incremental_book_L2` file
@@ -234,4 +239,5 @@ def read_updates(
     progress:bool=True, # Show a bar when it takes long?
 ): # Generator of `Updates`; `side` +1 bid, -1 ask; `amount` 0 removes the level
     "Stream a file of book updates; raises `DataError` with file and line at the first fault"
-    for i, f in _arrays(path, 2, block, progress): yield Updates(i[:, 1], i[:, 0], i[:, 2], i[:, 3], f[:, 0], f[:, 1])
+    with closing(_ahead(_arrays(path, 2, block, progress))) as chunks:
+        for i, f in chunks: yield Updates(i[:, 1], i[:, 0], i[:, 2], i[:, 3], f[:, 0], f[:, 1])
