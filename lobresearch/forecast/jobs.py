@@ -110,8 +110,8 @@ def long_form(
         out.append(pd.DataFrame(dict(symbol=item["symbol"], ts=ts[m], horizon=h, model=item["model"], seed=item["seed"], split=role[m], y_hat=v[m])))
     return pd.concat(out, ignore_index=True)[COLUMNS]
 
-# %% ../../nbs/forecast/07_jobs.ipynb #b61b0dcc
-def _zero(item, folder, grid, split):
+# %% ../../nbs/forecast/07_jobs.ipynb #e684c542
+def _zero(item, folder, grid, split, levels):
     role = split.set_index("ts").role.reindex(grid.index).fillna("").to_numpy(str)
     return long_form(item, grid.index.to_numpy(), role, np.zeros((len(grid), len(item["horizons"])))), {}
 
@@ -141,7 +141,7 @@ def _network(item, folder, grid, split, levels):
     (folder/"checkpoint.safetensors").unlink(missing_ok=True)
     return long_form(item, rows.ts, rows.role, y_hat), dict(history=history, weights=sum(p.numel() for p in net.parameters()), receptive_field=net.receptive_field)
 
-# %% ../../nbs/forecast/07_jobs.ipynb #3c06a2c8
+# %% ../../nbs/forecast/07_jobs.ipynb #d3e7d9dd
 def check_length(
     split:pd.DataFrame, # ts, role
     symbol:str, # For the sentence
@@ -161,12 +161,13 @@ def run_item(
     levels = sum(c.startswith("ask_px_") for c in grid)
     split = widen(load_split(Path(root)/"artifacts/splits", symbol), max(item["horizons"]), memory(item, levels))
     check_length(split, symbol)
-    made, more = _zero(item, folder, grid, split) if item["model"] == "zero" else (_ridge if item["model"] in RIDGES else _network)(item, folder, grid, split, levels)
+    work = _zero if item["model"] == "zero" else _ridge if item["model"] in RIDGES else _network
+    made, more = work(item, folder, grid, split, levels)
     made.to_parquet(folder/"predictions.part", index=False)
     os.replace(folder/"predictions.part", folder/"predictions.parquet")
     return dict(symbol=symbol, model=item["model"], seed=item["seed"], **more)
 
-# %% ../../nbs/forecast/07_jobs.ipynb #c1853f01
+# %% ../../nbs/forecast/07_jobs.ipynb #c753f43f
 def collect(
     items, # From `make_items`
     keep, # Where `map_items` kept them
@@ -190,4 +191,5 @@ def histories(
     results, # From `map_items`
 )->pd.DataFrame: # symbol, model, seed, epoch, train_loss, loss, correlation, lr
     "The networks' epochs as one table"
-    return pd.DataFrame([dict(symbol=r["symbol"], model=r["model"], seed=r["seed"], **{k: v for k,v in h.items() if k != "correlations"}) for r in results for h in r.get("history", [])])
+    rows = [{**{k: r[k] for k in ("symbol","model","seed")}, **h} for r in results for h in r.get("history", [])]
+    return pd.DataFrame(rows).drop(columns="correlations", errors="ignore")
