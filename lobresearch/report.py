@@ -15,7 +15,7 @@ from . import __version__
 from .errors import LobError, require
 from .run import MIME, data_hash, root
 
-# %% ../nbs/04_report.ipynb #4a17539c
+# %% ../nbs/04_report.ipynb #e6524b0e
 def _cell(x): return x.replace("|", "\\|").replace("\n", " ")
 
 def directive(
@@ -25,7 +25,7 @@ def directive(
     "A record as a numbered figure or table"
     cap = record["caption"].replace("\n", " ")
     if record["kind"] == "figure":
-        return f"```{{figure}} {up}{record['file']}\n:name: {record['name']}\n:alt: {cap.split('. ')[0]}\n:width: 100%\n\n{cap}\n```\n"
+        return f"```{{figure}} {up}{record['file']}\n:name: {record['name']}\n:alt: {cap.split('. ')[0]}\n:width: {record.get('width', '100%')}\n\n{cap}\n```\n"
     rule = ["--:" if r else ":--" for r in record["right"]]
     lines = ["| " + " | ".join(map(_cell, row)) + " |" for row in [record["head"], rule, *record["rows"]]]
     return f"````{{table}} {cap}\n:name: {record['name']}\n\n" + "\n".join(lines) + "\n````\n"

@@ -122,7 +122,7 @@ def _numeric(texts):
 
 def _named(df): return any(n is not None for n in df.index.names)
 
-# %% ../nbs/02_run.ipynb #b1b3a87b
+# %% ../nbs/02_run.ipynb #c22ef1d1
 from fastcore.basics import patch
 
 @patch
@@ -134,12 +134,12 @@ def figure(self:Stage,
           ):
     "Save and show a numbered figure"
     import matplotlib.pyplot as plt
-    from lobresearch.plots import svg
-    path = self.path("reports", "figures", self.name, f"{name}.svg")
+    from lobresearch.plots import WIDTH, svg
+    path, share = self.path("reports", "figures", self.name, f"{name}.svg"), min(1., fig.get_size_inches()[0]/WIDTH)
     text = svg(fig); path.write_text(text); plt.close(fig); self.made.append(path)
     if table is not None: self._csv(table, name)
     _show(f"<figure>{text[text.index('<svg'):]}<figcaption>{caption}</figcaption></figure>", kind="figure", name=f"fig-{self.name}-{name}",
-          caption=f"{caption} {self.stamp()}", file=f"figures/{self.name}/{name}.svg")
+          caption=f"{caption} {self.stamp()}", file=f"figures/{self.name}/{name}.svg", width=f"{100*share:.0f}%")
 
 @patch
 def _csv(self:Stage, table, name):

@@ -6,7 +6,7 @@
 __all__ = ['WINDOW', 'RING', 'BID', 'ASK', 'SIDE', 'LEFT', 'TRADES', 'EVENTS', 'X', 'FAST', 'MIDDLE', 'SLOW', 'BUSIEST',
            'Exchange', 'Tables', 'tables', 'bits', 'uniform', 'normal', 'State', 'new_state', 'move_best', 'emptied',
            'print_trade', 'market_order', 'buys', 'limit_order', 'cancel_order', 'tick_clock', 'activity', 'Record',
-           'new_record', 'show_book', 'end_slot', 'run', 'recompile_after']
+           'new_record', 'show_book', 'same', 'end_slot', 'run', 'recompile_after']
 
 # %% ../../nbs/data/02_exchange.ipynb #d81deb72
 import importlib.util
@@ -220,11 +220,11 @@ def activity(z, tab, season, slot):
     for i in range(z.size): y += tab.spread[i] * z[i] - tab.spread[i]**2 / 2
     return min(BUSIEST, exp(y))
 
-# %% ../../nbs/data/02_exchange.ipynb #d8f54433
+# %% ../../nbs/data/02_exchange.ipynb #04b06dc7
 class Record(NamedTuple):
     "Arrays that a run fills; empty ones are left alone"
     slots: np.ndarray # (R,) int64 end of the slot that a book row shows
-    books: np.ndarray # (R, 2, 25, 2) int64: side (bids, asks), level, (price, lots); -1 where missing
+    books: np.ndarray # (R, 2, 25, 2) int64: side (bids, asks), level, (price, lots); -1 where missing; no two neighbours alike
     trades: np.ndarray # (M, 4) int64: microseconds, sign, price, lots
     hidden: np.ndarray # (S, 4) float64 at each whole second: latent, activity, large order's side and pieces left
     when: np.ndarray # (n,) int64 slots at whose end the state is saved, increasing
@@ -243,7 +243,7 @@ def new_record(
     return Record(np.zeros(slots, i), np.zeros((slots, 2, 25, 2), i), np.zeros((trades, 4), i), np.zeros((slots // 4, 4)),
                   np.asarray(when, i), np.zeros((n, sides, RING), i), np.zeros((n, 6), i), np.zeros((n, 4)))
 
-# %% ../../nbs/data/02_exchange.ipynb #513d2888
+# %% ../../nbs/data/02_exchange.ipynb #d7f98be1
 @njit(cache=True)
 def show_book(book, k, out):
     "The 25 best prices of both sides into `out`, (2, 25, 2)"
@@ -258,12 +258,20 @@ def show_book(book, k, out):
         out[side, j:] = -1
 
 @njit(cache=True)
+def same(a, b):
+    "Whether two shown books agree"
+    for side in range(2):
+        for j in range(25):
+            if a[side, j, 0] != b[side, j, 0] or a[side, j, 1] != b[side, j, 1]: return False
+    return True
+
+@njit(cache=True)
 def end_slot(book, k, z, pace, slot, first, changed, rows, rec, saved):
     "Write down what the record has room for at the end of a slot; the counts of books and states so far"
     if changed and rows < rec.slots.size:
         rec.slots[rows] = slot
         show_book(book, k, rec.books[rows])
-        rows += 1
+        if rows == 0 or not same(rec.books[rows], rec.books[rows - 1]): rows += 1
     i = (slot - first) // 4 - 1
     if slot % 4 == 0 and 0 <= i < rec.hidden.shape[0]:
         rec.hidden[i, 0], rec.hidden[i, 1], rec.hidden[i, 2], rec.hidden[i, 3] = z[X], pace, k[SIDE], k[LEFT]

@@ -6,16 +6,17 @@
 __all__ = ['SUMS', 'DELAYS', 'grid_columns', 'Day', 'day_quality', 'ingest', 'grid_path', 'write_grid', 'grid_dates',
            'read_quality', 'load_grid', 'ingest_all']
 
-# %% ../../nbs/data/06_grid.ipynb #377de035
-import json, os
+# %% ../../nbs/data/06_grid.ipynb #df6c35f5
+import json
+import os
 from datetime import datetime, timezone
 from pathlib import Path
 import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
-from tqdm.auto import tqdm
-from ..errors import DataError, LobError, ParameterError, require
+from tqdm import tqdm
+from ..errors import DataError, ParameterError, require
 from .book import Rebuild, book_columns, mid, rebuild, spread, tick_size
 from .seconds import (
     COUNT, CROSSED, DUPLICATE, EMPTY, EXCH, HIGH, KEPT, LOCAL, LOCKED, LOW, MISSING, NONE, NOW, PREV, PV, REVERSED, ROWS, SEC,
@@ -23,14 +24,15 @@ from .seconds import (
     rehash, segments, sources, trade_seconds)
 from .tardis import day, file_name, read_books, read_trades, read_updates
 
-# %% ../../nbs/data/06_grid.ipynb #78bb16e6
+# %% ../../nbs/data/06_grid.ipynb #3e6e0081
 SUMS = ("buy_vol","sell_vol","buy_n","sell_n")
 
 def grid_columns(
     levels:int=10, # Levels a side
 )->list: # Names, in order
     "Columns of the grid"
-    return [*book_columns(levels), *(f"ofi_{i}" for i in range(1, levels + 1)), "n_updates", *SUMS, "vwap", "high", "low", "stale", "segment"]
+    ofi = [f"ofi_{i}" for i in range(1, levels + 1)]
+    return [*book_columns(levels), *ofi, "n_updates", *SUMS, "vwap", "high", "low", "stale", "segment"]
 
 class Day:
     "One symbol-day on its way from events to seconds"
@@ -47,7 +49,8 @@ class Day:
         self.n, self.exchange_clock = 26*3600 + 1, int(clock == "exchange")
         self.st, self.cur, self.ofi, self.n_upd = self._empty()
         self.kept, self.first_exch, self.book_ofi = [], None, None
-        self.tst, self.sums, self.seen, self.last_px = np.zeros(16, np.int64), np.zeros((self.n, 9)), np.zeros((1 << 16, 2), np.int64), np.array([np.nan])
+        self.tst, self.sums = np.zeros(16, np.int64), np.zeros((self.n, 9))
+        self.seen, self.last_px = np.zeros((1 << 16, 2), np.int64), np.array([np.nan])
         self.tst[T_NOW] = NONE
 
     def _empty(self):
@@ -56,7 +59,8 @@ class Day:
         return st, np.full((self.n, 4*self.levels), np.nan), np.zeros((self.n, self.levels)), np.zeros(self.n, np.int32)
 
     def _outside(self, ts, what):
-        raise DataError(f"a {what} at {pd.Timestamp(int(ts), unit='us')} UTC on the {self.clock} clock is more than an hour outside {self.date}. Split the recording by UTC day.")
+        when = pd.Timestamp(int(ts), unit="us")
+        raise DataError(f"a {what} at {when} UTC by the {self.clock} clock is more than an hour outside {self.date}. Split the recording by UTC day.")
 
     def _run(self, chunks, st, cur, ofi, n_upd):
         "Feed chunks to the loop; the kept (time, mid, delay) of each"
@@ -96,9 +100,9 @@ class Day:
             if 2*(self.tst[T_ROWS] + len(c.price)) > len(self.seen):
                 old, self.seen = self.seen, np.zeros((1 << int(4*(self.tst[T_ROWS] + len(c.price))).bit_length(), 2), np.int64)
                 rehash(old, self.seen)
-            u = np.column_stack([c.local_ts, c.exch_ts, c.id, c.side])
-            r = trade_seconds(u, np.ascontiguousarray(c.price), np.ascontiguousarray(c.amount), self.exchange_clock, self.t0, self.max_stale*SEC, self.first_exch or 0,
-                        book_t, book_mid, self.tst, self.last_px, self.seen, self.sums)
+            u, price, amount = np.column_stack([c.local_ts, c.exch_ts, c.id, c.side]), np.ascontiguousarray(c.price), np.ascontiguousarray(c.amount)
+            r = trade_seconds(u, price, amount, self.exchange_clock, self.t0, self.max_stale*SEC, self.first_exch or 0,
+                              book_t, book_mid, self.tst, self.last_px, self.seen, self.sums)
             if r >= 0: self._outside(u[r, self.exchange_clock], "trade")
 
     def grid(self)->pd.DataFrame: # Index `ts`, columns `grid_columns(levels)`
@@ -107,50 +111,61 @@ class Day:
         rows = np.flatnonzero(src >= 0)
         s, ts, x = src[rows], self.t0 + rows*SEC, self.sums[rows]
         with np.errstate(invalid="ignore"): vwap = x[:, PV]/x[:, VOL]
-        none = x[:, COUNT] == 0
-        parts = dict(zip(book_columns(self.levels), self.cur[s].T)) | {f"ofi_{l+1}": self.ofi[rows, l] for l in range(self.levels)}
-        parts |= {"n_updates": self.n_upd[rows]} | {k: x[:, i].astype(np.int32 if k.endswith("_n") else float) for i, k in enumerate(SUMS)}
-        parts |= {"vwap": vwap, "high": np.where(none, np.nan, x[:, HIGH]), "low": np.where(none, np.nan, x[:, LOW]), "stale": s != rows, "segment": segments(ts)}
-        return pd.DataFrame(parts, index=pd.Index(ts, name="ts"))
+        high, low = (np.where(x[:, COUNT] > 0, x[:, i], np.nan) for i in (HIGH, LOW))
+        flow = {f"ofi_{l+1}": self.ofi[rows, l] for l in range(self.levels)} | {"n_updates": self.n_upd[rows]}
+        flow |= {k: x[:, i].astype(np.int32 if k.endswith("_n") else float) for i, k in enumerate(SUMS)}
+        flow |= {"vwap": vwap, "high": high, "low": low, "stale": s != rows, "segment": segments(ts)}
+        index = pd.Index(ts, name="ts")
+        return pd.concat([pd.DataFrame(self.cur[s], index, book_columns(self.levels)), pd.DataFrame(flow, index)], axis=1)
 
-# %% ../../nbs/data/06_grid.ipynb #24877221
+# %% ../../nbs/data/06_grid.ipynb #e4292a83
 DELAYS = (0, 1, 5, 25, 50, 75, 95, 99, 100)
 
 def _book_facts(d, grid):
-    st, t = d.st, d.kept[:, 0]
-    step = np.diff(t)/SEC
-    f = {"book_rows": st[ROWS], "book_kept": st[KEPT], "crossed": st[CROSSED], "empty": st[EMPTY], "locked": st[LOCKED], "book_duplicates": st[DUPLICATE],
-         "missing_levels": st[MISSING], "unsorted": st[UNSORTED], "exch_reversals": st[REVERSED]}
-    f = {k: int(v) for k, v in f.items()} | {"locked_share": st[LOCKED]/max(1, st[KEPT])}
-    f |= {"span_s": (t[-1] - t[0])/SEC, "first_us": int(t[0]), "last_us": int(t[-1]), "median_step_s": float(np.median(step)) if len(step) else np.nan,
-          "longest_step_s": float(step.max()) if len(step) else np.nan, "steps_over_10s": int((step > 10).sum())}
-    f |= {f"delay_p{p}_ms": float(q)/1e3 for p, q in zip(DELAYS, np.percentile(d.kept[:, 2], DELAYS))}
-    f |= {"grid_rows": len(grid), "segments": int(grid.segment.nunique()), "gaps": int(grid.segment.nunique()) - 1, "stale_share": float(grid.stale.mean())}
-    a, b = grid.index[0], grid.index[-1]
-    return f | {"gap_s": int((b - a)//SEC + 1 - len(grid))}
+    "What the books were like"
+    counts = {"book_rows": ROWS, "book_kept": KEPT, "crossed": CROSSED, "empty": EMPTY, "locked": LOCKED, "book_duplicates": DUPLICATE,
+              "missing_levels": MISSING, "unsorted": UNSORTED, "exch_reversals": REVERSED}
+    f = {k: int(d.st[i]) for k, i in counts.items()}
+    return f | {"locked_share": f["locked"]/max(1, f["book_kept"])}
 
-def _price_facts(grid):
+def _time_facts(d, grid):
+    "When books came, how late, and what the grid made of it"
+    t, n = d.kept[:, 0], int(grid.segment.nunique())
+    step = np.diff(t)/SEC if len(t) > 1 else np.array([np.nan])
+    f = {"first_us": int(t[0]), "last_us": int(t[-1]), "span_s": (t[-1] - t[0])/SEC,
+         "median_step_s": float(np.median(step)), "longest_step_s": float(np.max(step)), "steps_over_10s": int((step > 10).sum())}
+    f |= {f"delay_p{p}_ms": float(q)/1e3 for p, q in zip(DELAYS, np.percentile(d.kept[:, 2], DELAYS), strict=True)}
+    span = (grid.index[-1] - grid.index[0])//SEC + 1
+    return f | {"grid_rows": len(grid), "segments": n, "gaps": n - 1, "gap_s": int(span - len(grid)), "stale_share": float(grid.stale.mean())}
+
+def _price_facts(d, grid):
+    "Where prices were and how far apart"
     m, s = mid(grid), spread(grid)
     try: tick = tick_size(grid)
     except ParameterError: tick = np.nan # a book that never moves has none
     return {"tick": tick, "spread_median": float(np.median(s)), "spread_mean": float(np.mean(s)), "spread_p99": float(np.percentile(s, 99)),
-            "spread_median_bps": float(np.median(1e4*s/m)), "spread_one_tick_share": float(np.mean(s < 1.5*tick) - np.mean(s < .5*tick)) if tick == tick else np.nan,
+            "spread_median_bps": float(np.median(1e4*s/m)), "spread_one_tick_share": float(np.mean(np.abs(s/tick - 1) < .5)),
             "mid_min": float(m.min()), "mid_max": float(m.max())}
 
 def _trade_facts(d, grid):
-    n = {"trades": T_ROWS, "trade_duplicates": T_DUP, "trade_ids_reused": T_REUSED, "trades_before_first_book": T_LATE, "trade_exch_reversals": T_REVERSED, "trades_out_of_order": T_UNORDERED,
-         "n_quote_rule": T_QUOTE, "n_tick_rule": T_TICK, "n_unsigned": T_UNSIGNED}
-    f = {k: int(d.tst[i]) for k, i in n.items()}
-    inside = np.zeros(d.n, bool)
-    inside[(grid.index.to_numpy() - d.t0)//SEC] = True
-    return f | {"unknown_sides": f["n_quote_rule"] + f["n_tick_rule"] + f["n_unsigned"], "trades_outside": int(d.sums[~inside, COUNT].sum())}
+    "What the trades were like"
+    counts = {"trades": T_ROWS, "trade_duplicates": T_DUP, "trade_ids_reused": T_REUSED, "trades_before_first_book": T_LATE,
+              "trade_exch_reversals": T_REVERSED, "trades_out_of_order": T_UNORDERED,
+              "n_quote_rule": T_QUOTE, "n_tick_rule": T_TICK, "n_unsigned": T_UNSIGNED}
+    f = {k: int(d.tst[i]) for k, i in counts.items()}
+    outside = np.ones(d.n, bool)
+    outside[(grid.index.to_numpy() - d.t0)//SEC] = False
+    f["unknown_sides"] = f["n_quote_rule"] + f["n_tick_rule"] + f["n_unsigned"]
+    return f | {"trades_outside": int(d.sums[outside, COUNT].sum())}
 
 def day_quality(
     d, # A `Day` that has taken its events
     grid:pd.DataFrame, # `d.grid()`
 )->dict: # Flat: counts, shares, seconds, milliseconds, prices
     "What was found, dropped and inferred in a symbol-day"
-    return {"date": d.date, "status": "ok", "error": "", "clock": d.clock, "levels": d.levels, "max_stale": d.max_stale, **_book_facts(d, grid), **_price_facts(grid), **_trade_facts(d, grid)}
+    q = {"date": d.date, "status": "ok", "error": "", "clock": d.clock, "levels": d.levels, "max_stale": d.max_stale}
+    for facts in (_book_facts, _time_facts, _price_facts, _trade_facts): q |= facts(d, grid)
+    return q
 
 # %% ../../nbs/data/06_grid.ipynb #58ff3b85
 def _ofi_from_updates(d, path, progress):
@@ -214,7 +229,7 @@ def read_quality(root, symbol:str, date:str)->dict:
     "The quality dictionary that was written with a grid"
     return json.loads(pq.read_schema(grid_path(root, symbol, date)).metadata[b"quality"])
 
-# %% ../../nbs/data/06_grid.ipynb #840030b5
+# %% ../../nbs/data/06_grid.ipynb #e2e23a80
 def _pool(x, y):
     "VWAP of a second of which two files each hold a part"
     v, w = x.buy_vol + x.sell_vol, y.buy_vol + y.sell_vol
@@ -266,7 +281,8 @@ def load_grid(
     for date in tqdm(dates, desc=f"load {symbol}", disable=None, delay=2):
         b = _read_grid(grid_path(root, symbol, date), names)
         if parts:
-            if list(b.columns) != list(parts[-1].columns): raise DataError("its columns differ from those of the day before. Ingest all days with the same levels.", grid_path(root, symbol, date))
+            if list(b.columns) != list(parts[-1].columns):
+                raise DataError("its columns are not those of the day before. Ingest all days with the same levels.", grid_path(root, symbol, date))
             a, b = _merge(parts.pop(), b)
             parts += [a, _seam(a, b, max_stale)]
         parts.append(b)
@@ -274,7 +290,7 @@ def load_grid(
     grid["segment"] = segments(grid.index.to_numpy())
     return grid if columns is None else grid[list(columns)]
 
-# %% ../../nbs/data/06_grid.ipynb #b7f3b795
+# %% ../../nbs/data/06_grid.ipynb #9dfadb00
 def _one(folder, out, exchange, symbol, date, kw):
     try:
         grid, q = ingest(folder, exchange, symbol, date, **kw)
@@ -298,5 +314,6 @@ def ingest_all(
     for q in bad: tqdm.write(f"NOT INGESTED {q['symbol']} {q['date']}: {q['error']}")
     for q in rows:
         if q.get("trades_file") == "missing": tqdm.write(f"NO TRADES for {q['symbol']} {q['date']}: trade sums are zero.")
-    if len(bad) == len(rows): raise DataError(f"none of {len(rows)} symbol-days could be ingested; the first says: {rows[0]['error'] if rows else 'none was asked for'}")
+    require(len(rows) > 0, "no symbol-day was asked for: give at least one symbol and one day.")
+    if len(bad) == len(rows): raise DataError(f"none of {len(rows)} symbol-days could be ingested; the first says: {rows[0]['error']}")
     return rows

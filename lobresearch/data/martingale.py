@@ -88,10 +88,10 @@ def narrow(book, k, tab, quote, up, r):
     move_best(book, k, tab.cap, side, p)
     _watch(book)
 
-# %% ../../nbs/data/03_martingale.ipynb #4ac36475
+# %% ../../nbs/data/03_martingale.ipynb #406a9c03
 @njit(cache=True)
-def noise(book, k, par, tab, t, r, trades):
-    "One order that leaves both best prices alone; whether anything changed"
+def noise(book, k, par, tab, shown, t, r, trades):
+    "One order that leaves both best prices alone, a trade only at prices already `shown`; whether anything changed"
     b = bits(r)
     side = np.int64(b & np.uint64(1))
     d = tab.distance[np.int64((b >> np.uint64(1)) & np.uint64(4095))]
@@ -106,7 +106,7 @@ def noise(book, k, par, tab, t, r, trades):
     elif kind < par.limit + par.cancel:
         if u * tab.cap[d] >= q: return False
         book[side, p & 63] = max(q - tab.limit[i], 1 if d == 0 else 0)
-    else: return trade_within(book, k, side, tab.market[i], t, trades)
+    else: return shown and trade_within(book, k, side, tab.market[i], t, trades)
     b = book[BUDGET + side, p & 63]
     book[BUDGET + side, p & 63] = book[side, p & 63] if q == 0 else min(b, book[side, p & 63])
     return True
@@ -122,7 +122,7 @@ def trade_within(book, k, side, lots, t, trades):
     print_trade(k, trades, t, 1 if side == ASK else -1, p, lots)
     return True
 
-# %% ../../nbs/data/03_martingale.ipynb #0aa22977
+# %% ../../nbs/data/03_martingale.ipynb #d2149291
 @njit(cache=True)
 def heads(r):
     "A fair coin"
@@ -144,7 +144,7 @@ def run_martingale(
     for slot in range(first, stop):
         tick_clock(z, tab, clock)
         pace = activity(z, tab, par.season, slot)
-        t, end, changed = slot * .25, (slot + 1) * .25, 0
+        t, end, changed, shown = slot * .25, (slot + 1) * .25, 0, True
         while True:
             spread = k[ASK] - k[BID]
             move = par.move if spread < par.max_spread else 0.
@@ -152,15 +152,15 @@ def run_martingale(
             t -= log(uniform(r)) / (pace * (quiet + move + close))
             if t > end: break
             u = uniform(r) * (quiet + move + close)
-            if u < quiet: changed += noise(book, k, par, tab, t, r, rec.trades)
-            elif u < quiet + move:
+            if u < quiet:
+                changed += noise(book, k, par, tab, shown, t, r, rec.trades)
+                continue
+            if u < quiet + move:
                 ticks = 1
                 while ticks < par.max_spread and uniform(r) < par.far: ticks += 1
                 step_away(book, k, tab, par.traded, heads(coins), ticks, end, r, rec.trades)
-                changed += 1
-            else:
-                narrow(book, k, tab, par.quote, heads(coins), r)
-                changed += 1
+            else: narrow(book, k, tab, par.quote, heads(coins), r)
+            changed, shown = changed + 1, False
         k[EVENTS] += changed
         rows, saved = end_slot(book, k, z, pace, slot + 1, first, changed, rows, rec, saved)
     return rows

@@ -201,7 +201,7 @@ def _plain_row(buf, i, n_cols, last, ints, floats):
     if 4 + len(floats) == n_cols: return i - 1 if buf[i-1] == 10 else -1
     return _plain_tail(buf, i, n_cols - 5 - len(floats)) if buf[i-1] == 44 else -1
 
-# %% ../../nbs/data/05a_parse.ipynb #50aaa6c2
+# %% ../../nbs/data/05a_parse.ipynb #2762319e
 @_jit
 def _starts(buf, i, prefix):
     "Whether the line at `i` starts with `prefix`"
@@ -217,7 +217,7 @@ def _line_end(buf, i):
 
 @_jit
 def parse_rows(buf, start, stop, prefix, kinds, last, slack, span, ints, floats, slow):
-    "Read rows from `start` to `stop` while there is room: rows read, where the next one starts, long numbers put aside, the fault that stopped it, its column"
+    "Read rows while there is room: rows read, where the next starts, long numbers put aside, the fault that stopped it, its column"
     n_slow = r = 0
     book = len(floats[0]) > 2
     while start < stop and r < len(ints) and n_slow + len(kinds) <= len(slow):

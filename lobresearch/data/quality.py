@@ -13,22 +13,49 @@ from .. import plots
 from .book import mid, spread
 from ..errors import ParameterError, require
 
-# %% ../../nbs/data/07_quality.ipynb #132eb429
+# %% ../../nbs/data/07_quality.ipynb #990e7afb
 FACTS = {
-    "status": ("status", "", "{}"), "first_us": ("first book", "UTC", "time"), "last_us": ("last book", "UTC", "time"), "span_s": ("span", "h", "hours"),
-    "book_rows": ("book rows read", "", "{:,.0f}"), "median_step_s": ("median step between books", "s", "{:.2f}"), "longest_step_s": ("longest step", "s", "{:.1f}"),
-    "steps_over_10s": ("steps over 10 s", "", "{:,.0f}"), "empty": ("dropped: a side missing", "rows", "{:,.0f}"), "crossed": ("dropped: crossed (bid above ask)", "rows", "{:,.0f}"),
-    "book_duplicates": ("dropped: repeated book rows", "rows", "{:,.0f}"), "locked_share": ("locked (bid equal to ask), kept", "% of books", "percent"),
-    "missing_levels": ("books with fewer levels than asked", "rows", "{:,.0f}"), "unsorted": ("books with prices out of order", "rows", "{:,.0f}"),
-    "exch_reversals": ("exchange time steps back", "rows", "{:,.0f}"), "delay_p50_ms": ("feed delay, median", "ms", "{:,.0f}"), "delay_p99_ms": ("feed delay, 99th percentile", "ms", "{:,.0f}"),
-    "grid_rows": ("seconds in the grid", "", "{:,.0f}"), "segments": ("segments", "", "{:,.0f}"), "gap_s": ("seconds lost in gaps", "s", "{:,.0f}"),
-    "stale_share": ("seconds that carry an older book", "%", "percent"), "tick": ("tick", "price", "{:g}"), "spread_median_bps": ("spread, median", "bps", "{:.3g}"),
-    "spread_one_tick_share": ("spread is one tick", "% of seconds", "percent"), "mid_min": ("lowest mid", "price", "{:,.6g}"), "mid_max": ("highest mid", "price", "{:,.6g}"),
-    "trades_file": ("trades file", "", "{}"), "trades": ("trades read", "", "{:,.0f}"), "trade_duplicates": ("dropped: repeated trades", "rows", "{:,.0f}"),
-    "trade_ids_reused": ("trade ids used twice, kept", "rows", "{:,.0f}"), "trades_outside": ("trades in no second of the grid", "", "{:,.0f}"),
-    "trades_before_first_book": ("trades older than the first book, kept", "", "{:,.0f}"), "trades_out_of_order": ("trades stamped out of order", "rows", "{:,.0f}"),
-    "unknown_sides": ("trades of unknown side", "", "{:,.0f}"), "n_quote_rule": ("... signed by the quote rule", "", "{:,.0f}"), "n_tick_rule": ("... signed by the tick rule", "", "{:,.0f}"),
-    "n_unsigned": ("... left unsigned", "", "{:,.0f}"), "ofi_source": ("order-flow imbalance from", "", "{}"), "clock": ("clock", "", "{}"), "error": ("fault", "", "{}")}
+    "status": ("status", "", "{}"),
+    "first_us": ("first book", "UTC", "time"),
+    "last_us": ("last book", "UTC", "time"),
+    "span_s": ("span", "h", "hours"),
+    "book_rows": ("book rows read", "", "{:,.0f}"),
+    "median_step_s": ("median step between books", "s", "{:.2f}"),
+    "longest_step_s": ("longest step", "s", "{:.1f}"),
+    "steps_over_10s": ("steps over 10 s", "", "{:,.0f}"),
+    "empty": ("dropped: a side missing", "rows", "{:,.0f}"),
+    "crossed": ("dropped: crossed (bid above ask)", "rows", "{:,.0f}"),
+    "book_duplicates": ("dropped: repeated book rows", "rows", "{:,.0f}"),
+    "locked_share": ("locked (bid equal to ask), kept", "% of books", "percent"),
+    "missing_levels": ("books with fewer levels than asked", "rows", "{:,.0f}"),
+    "unsorted": ("books with prices out of order", "rows", "{:,.0f}"),
+    "exch_reversals": ("exchange time steps back", "rows", "{:,.0f}"),
+    "delay_p50_ms": ("feed delay, median", "ms", "{:,.0f}"),
+    "delay_p99_ms": ("feed delay, 99th percentile", "ms", "{:,.0f}"),
+    "grid_rows": ("seconds in the grid", "", "{:,.0f}"),
+    "segments": ("segments", "", "{:,.0f}"),
+    "gap_s": ("seconds lost in gaps", "s", "{:,.0f}"),
+    "stale_share": ("seconds that carry an older book", "%", "percent"),
+    "tick": ("tick", "price", "{:g}"),
+    "spread_median_bps": ("spread, median", "bps", "{:.3g}"),
+    "spread_one_tick_share": ("spread is one tick", "% of seconds", "percent"),
+    "mid_min": ("lowest mid", "price", "{:,.6g}"),
+    "mid_max": ("highest mid", "price", "{:,.6g}"),
+    "trades_file": ("trades file", "", "{}"),
+    "trades": ("trades read", "", "{:,.0f}"),
+    "trade_duplicates": ("dropped: repeated trades", "rows", "{:,.0f}"),
+    "trade_ids_reused": ("trade ids used twice, kept", "rows", "{:,.0f}"),
+    "trades_outside": ("trades in no second of the grid", "", "{:,.0f}"),
+    "trades_before_first_book": ("trades older than the first book, kept", "", "{:,.0f}"),
+    "trades_out_of_order": ("trades stamped out of order", "rows", "{:,.0f}"),
+    "unknown_sides": ("trades of unknown side", "", "{:,.0f}"),
+    "n_quote_rule": ("... signed by the quote rule", "", "{:,.0f}"),
+    "n_tick_rule": ("... signed by the tick rule", "", "{:,.0f}"),
+    "n_unsigned": ("... left unsigned", "", "{:,.0f}"),
+    "ofi_source": ("order-flow imbalance from", "", "{}"),
+    "clock": ("clock", "", "{}"),
+    "error": ("fault", "", "{}"),
+}
 
 def _written(value, how):
     "A value as the table shows it"
@@ -45,22 +72,22 @@ def quality_table(
     cells = {f"{r['symbol']} {r['date']}": [_written(r.get(k), how) for k, (_, _, how) in FACTS.items()] for r in rows}
     return pd.DataFrame(cells, index=pd.MultiIndex.from_tuples([(name, unit) for name, unit, _ in FACTS.values()], names=["fact", "unit"]))
 
-# %% ../../nbs/data/07_quality.ipynb #be186dcc
+# %% ../../nbs/data/07_quality.ipynb #0c18b95a
 RULES = [
     (lambda q: q["status"] == "failed", "was not ingested: {error}"),
     (lambda q: q.get("locked_share", 0) > .01, "{locked_share:.0%} of its books are locked (bid equal to ask); they are kept."),
     (lambda q: q.get("crossed", 0) + q.get("empty", 0) > 0, "dropped books: {crossed:,} crossed, {empty:,} with a side missing."),
-    (lambda q: q.get("gaps", 0) > 0, "gaps in which no book arrived for more than {max_stale} s: {gaps:,}; {gap_s:,} s are missing, and nothing is computed across them."),
-    (lambda q: q.get("stale_share", 0) > .3, "in {stale_share:.0%} of the seconds nothing changed in the book and the last one is carried."),
-    (lambda q: q.get("delay_p50_ms", 0) < 0, "the median feed delay is {delay_p50_ms:,.0f} ms: the clocks disagree, so delays mean nothing here."),
+    (lambda q: q.get("gaps", 0) > 0, "gaps without a book for more than {max_stale} s: {gaps:,}; {gap_s:,} s are missing, nothing is computed across them."),
+    (lambda q: q.get("stale_share", 0) > .3, "in {stale_share:.0%} of the seconds no book arrived and the last one is carried."),
+    (lambda q: q.get("delay_p50_ms", 0) < 0, "the median feed delay is {delay_p50_ms:,.0f} ms: the clocks disagree, so delays mean nothing."),
     (lambda q: q.get("exch_reversals", 0) > 0, "books whose exchange time steps back: {exch_reversals:,}."),
-    (lambda q: q.get("missing_levels", 0) > 0, "books with fewer than {levels} levels a side: {missing_levels:,}; missing levels are empty in the grid."),
-    (lambda q: q.get("unknown_sides", 0) > 0, "trades without a side: {unknown_sides:,}; signed by quotes {n_quote_rule:,}, by ticks {n_tick_rule:,}, left unsigned {n_unsigned:,}."),
+    (lambda q: q.get("missing_levels", 0) > 0, "books with fewer than {levels} levels a side: {missing_levels:,}; the grid is empty there."),
+    (lambda q: q.get("unknown_sides", 0) > 0, "trades without a side: {unknown_sides:,}; signed by quotes {n_quote_rule:,}, by ticks {n_tick_rule:,}, not {n_unsigned:,}."),
     (lambda q: q.get("trade_duplicates", 0) > 0, "repeated trades dropped: {trade_duplicates:,}."),
     (lambda q: q.get("trades_outside", 0) > 0, "trades in no second of the grid: {trades_outside:,} of {trades:,}."),
-    (lambda q: q.get("trades_before_first_book", 0) > 0, "trades made before the first book that arrived with it or after it: {trades_before_first_book:,}; they count where they arrived."),
+    (lambda q: q.get("trades_before_first_book", 0) > 0, "trades older than the first book: {trades_before_first_book:,}; they count where they arrived."),
     (lambda q: q.get("trades_file") == "missing", "there is no trades file; trade sums are zero."),
-    (lambda q: "no snapshot" in q.get("ofi_source", ""), "the updates file has no snapshot to start from, so order-flow imbalance comes from the book rows.")]
+    (lambda q: "no snapshot" in q.get("ofi_source", ""), "its updates have no snapshot to start from; order-flow imbalance comes from the book rows.")]
 
 def findings(
     rows:list, # Quality dictionaries
@@ -68,7 +95,7 @@ def findings(
     "What is out of the ordinary in each symbol-day"
     return [f"{q['symbol']} {q['date']}: " + text.format(**q) for q in rows for rule, text in RULES if rule(q)]
 
-# %% ../../nbs/data/07_quality.ipynb #56a361c9
+# %% ../../nbs/data/07_quality.ipynb #2df13eb7
 def by_time(
     grid:pd.DataFrame, # From `load_grid`; needs the best quotes, `n_updates, buy_n, sell_n, stale`
     step:int=3600, # Length of a bin in seconds
@@ -76,14 +103,15 @@ def by_time(
     "Seconds, stale and locked share, mean spread (bps), books and trades a second, of each bin"
     m, s, ts = mid(grid), spread(grid), grid.index.to_numpy()
     start = (ts[0] - 1)//86_400_000_000*86_400_000_000
-    x = pd.DataFrame({"seconds": 1, "stale_share": grid.stale.to_numpy(float), "locked_share": (s == 0).astype(float), "spread_bps": 1e4*s/m,
-                      "books_per_s": grid.n_updates.to_numpy(float), "trades_per_s": (grid.buy_n + grid.sell_n).to_numpy(float)})
+    x = pd.DataFrame({"seconds": 1, "stale_share": grid.stale.to_numpy(float), "locked_share": (s == 0).astype(float),
+                      "spread_bps": 1e4*s/m, "books_per_s": grid.n_updates.to_numpy(float), "trades_per_s": (grid.buy_n + grid.sell_n).to_numpy(float)})
     by = x.groupby((ts - 1 - start)//(step*1_000_000))
     out = by.mean().assign(seconds=by.seconds.sum())
     return out.set_index((out.index*step/3600).rename("hour"))
 
-# %% ../../nbs/data/07_quality.ipynb #03bf42a2
-_PANELS = {"stale_share": "seconds without a new book, %", "locked_share": "locked seconds, %", "spread_bps": "mean spread, bps", "trades_per_s": "trades a second"}
+# %% ../../nbs/data/07_quality.ipynb #3a2ba45f
+_PANELS = {"stale_share": "seconds without a new book, %", "locked_share": "locked seconds, %",
+           "spread_bps": "mean spread, bps", "trades_per_s": "trades a second"}
 
 def _step(grids):
     "Bin length in seconds that gives at most 72 bins, an hour at most"
@@ -114,8 +142,8 @@ def plot_delay(
     "Feed delay (arrival minus exchange time): its distribution function, from the percentiles kept at ingest"
     ax = ax or plt.subplots(figsize=plots.size(.35, .7))[1]
     for q in rows:
-        p = sorted(int(k[7:-3]) for k in q if k.startswith("delay_p"))
-        ax.plot([q[f"delay_p{i}_ms"] for i in p if 1 <= i <= 99], [i for i in p if 1 <= i <= 99], marker="o", markersize=2.5, label=f"{q['symbol']} {q['date']}")
+        p = [i for i in range(1, 100) if f"delay_p{i}_ms" in q]
+        ax.plot([q[f"delay_p{i}_ms"] for i in p], p, marker="o", markersize=2.5, label=f"{q['symbol']} {q['date']}")
     ax.set(xlabel="arrival minus exchange time, ms", ylabel="% of books", ylim=(0, 100))
     if len(ax.lines): ax.legend()
     return ax.figure

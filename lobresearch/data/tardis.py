@@ -6,19 +6,23 @@
 __all__ = ['SLACK', 'TYPES', 'DEPTH', 'Trades', 'Updates', 'file_name', 'day', 'parse_name', 'header', 'read_books',
            'read_trades', 'read_updates']
 
-# %% ../../nbs/data/05_tardis.ipynb #eb065e04
-import queue, re, threading, zlib
+# %% ../../nbs/data/05_tardis.ipynb #757a8a36
+import queue
+import re
+import threading
+import zlib
 from collections import namedtuple
 from contextlib import closing
 from datetime import date as _date, datetime, timezone
 from pathlib import Path
 import numpy as np
-from tqdm.auto import tqdm
+from tqdm import tqdm
 try: from isal import isal_zlib as _zlib # the same stream format, unzipped twice as fast
 except ImportError: _zlib = zlib
 from .book import Books
-from .parse import (BACKWARDS, COLUMNS, FLAG, HALF, ID, LOCAL, NEGATIVE, NUMBER, OTHER, OUTSIDE, PRICE, PRICE_REQ, SIDE, SIZE, SIZE_REQ, SKIP, TIME,
-    TIMETEXT, WORD, parse_rows)
+from .parse import (
+    BACKWARDS, COLUMNS, FLAG, HALF, ID, LOCAL, NEGATIVE, NUMBER, OTHER, OUTSIDE, PRICE, PRICE_REQ, SIDE, SIZE, SIZE_REQ, SKIP,
+    TIME, TIMETEXT, WORD, parse_rows)
 from ..errors import DataError, ParameterError, require
 
 # %% ../../nbs/data/05_tardis.ipynb #0309a9b8
@@ -115,7 +119,7 @@ def _ahead(items, depth=4):
         stop.set()
         t.join()
 
-# %% ../../nbs/data/05_tardis.ipynb #92b8a113
+# %% ../../nbs/data/05_tardis.ipynb #b5e92217
 def _sentence(fault, col, line, names):
     "What is wrong with a line, and what to do"
     cells = line.decode("utf8", "replace").rstrip("\r\n").split(",")
@@ -125,19 +129,19 @@ def _sentence(fault, col, line, names):
     text = repr(cells[min(col, n - 1)])
     return {NUMBER: f"{name} is {text}, not a number." + again,
             NEGATIVE: f"{name} is {text}; prices are positive and sizes not negative." + again,
-            BACKWARDS: f"local_timestamp {text} is earlier than the line before; arrival times do not go back. Sort the file by local_timestamp or fetch it again.",
+            BACKWARDS: f"local_timestamp {text} is earlier than the line before; arrival times do not go back. Sort the file by it" + again.replace(" Delete the file and", " or"),
             HALF: f"{name} is {text} while the price beside it says otherwise; a level has both or neither." + again,
-            WORD: f"{name} is {text}; expected " + ("true or false." if name == "is_snapshot" else "buy, sell or unknown (bid or ask in a book)."),
+            WORD: f"{name} is {text}; expected {'true or false' if name == 'is_snapshot' else 'buy, sell or unknown (bid or ask in a book)'}.",
             OTHER: f"the line is of {','.join(cells[:2])}, unlike the first; a file holds one symbol. Split it by symbol.",
-            OUTSIDE: f"local_timestamp {text} is more than an hour outside the day that the file name gives. Rename or split the file by UTC day.",
+            OUTSIDE: f"local_timestamp {text} is more than an hour outside the day in the file name. Rename or split the file by UTC day.",
             TIMETEXT: f"{name} is {text}; times are whole microseconds since 1970."}.get(fault, "the line cannot be read." + again)
 
-# %% ../../nbs/data/05_tardis.ipynb #2ef3bc7f
+# %% ../../nbs/data/05_tardis.ipynb #99b55621
 class _Text:
     "Turns blocks of one file's text into arrays"
     def __init__(self, path, n_floats):
         self.path, self.name = Path(path), parse_name(path)
-        if self.name is None: raise DataError("the name is not that of a Tardis CSV file: {exchange}_{type}_{YYYY-MM-DD}_{SYMBOL}.csv.gz.", path)
+        if self.name is None: raise DataError("a Tardis CSV file is named {exchange}_{type}_{YYYY-MM-DD}_{SYMBOL}.csv.gz. Rename it.", path)
         self.names, self.kinds = header(self.name["kind"]), _kinds(self.name["kind"])
         self.n_ints, self.n_floats = int(np.sum((self.kinds < PRICE) | (self.kinds > SIZE_REQ))) - 2, n_floats
         self.line, self.last, self.prefix, self.slack = 0, -1, None, SLACK if self.name["kind"] == "trades" else 0
@@ -151,7 +155,7 @@ class _Text:
         "Check the header, learn how rows begin; where the first row starts"
         end = text.index(b"\n")
         if text[:end].rstrip(b"\r").decode("utf8", "replace").split(",") != self.names:
-            self.fail(f"the header is not that of {self.name['kind']}: it should begin {','.join(self.names[:5])} and have {len(self.names)} columns.")
+            self.fail(f"the header is not that of {self.name['kind']}, which begins {','.join(self.names[:5])} and has {len(self.names)} columns.")
         self.line = 1
         return end + 1
 
@@ -161,14 +165,16 @@ class _Text:
         if len(cells) < 3: self.fail(_sentence(COLUMNS, 0, row, self.names))
         exchange, symbol = (c.decode("utf8", "replace") for c in cells[:2])
         if (exchange, re.sub("[/:]", "-", symbol).upper()) != (self.name["exchange"], self.name["symbol"].upper()):
-            self.fail(f"the file name says {self.name['exchange']} {self.name['symbol']}, the line {exchange} {symbol}. Rename the file or look where it came from.")
+            said = f"{self.name['exchange']} {self.name['symbol']}"
+            self.fail(f"the file name says {said}, the line {exchange} {symbol}. Rename the file or look where it came from.")
         self.prefix = np.frombuffer(b",".join(cells[:2]) + b",", np.uint8)
 
     def longs(self, buf, floats, n):
         "Convert the numbers that the fast path put aside"
         for r, k, i, j, c in self.slow[:n]:
             v = float(buf[i:j].tobytes())
-            if v < 0 or not np.isfinite(v): self.fail(_sentence(NEGATIVE if v < 0 else NUMBER, c, self.text_of(buf, i), self.names), self.line + r + 1)
+            fault = NEGATIVE if v < 0 else 0 if np.isfinite(v) else NUMBER
+            if fault: self.fail(_sentence(fault, c, self.text_of(buf, i), self.names), self.line + r + 1)
             if k < self.n_floats: floats[r, k] = v
 
     def text_of(self, buf, i):
@@ -184,18 +190,20 @@ class _Text:
         while start < stop:
             room = (stop - start)//(len(self.names) + 2) + 1 # a row has at least its commas
             ints, floats = np.empty((room, self.n_ints), np.int64), np.empty((room, self.n_floats))
-            n, start, n_slow, fault, col = parse_rows(buf, start, stop, self.prefix, self.kinds, self.last, self.slack, self.span, ints, floats, self.slow)
+            n, start, n_slow, fault, col = parse_rows(
+                buf, start, stop, self.prefix, self.kinds, self.last, self.slack, self.span, ints, floats, self.slow)
             self.longs(buf, floats, n_slow)
             if fault: self.fail(_sentence(fault, col, text[start:text.index(b"\n", start)], self.names), self.line + n + 1)
             self.line, self.last = self.line + n, max(self.last, int(ints[:n, 1].max()))
             yield ints[:n], floats[:n]
 
-# %% ../../nbs/data/05_tardis.ipynb #538579f6
+# %% ../../nbs/data/05_tardis.ipynb #c0aac8d1
 def _arrays(path, n_floats, block=1 << 20, progress=True):
     "Integer and float columns of a file, block by block"
-    if not Path(path).is_file(): raise DataError("there is no such file. Fetch it with `lobresearch data`, or check exchange, day and symbol.", path)
-    t, rest = _Text(path, n_floats), b""
-    with closing(_ahead(_inflate(path, block))) as blocks, tqdm(unit="row", unit_scale=True, desc=t.path.name, disable=None if progress else True, delay=2) as bar:
+    if not Path(path).is_file():
+        raise DataError("there is no such file. Fetch it with `lobresearch data`, or check exchange, day and symbol.", path)
+    t, rest, bar = _Text(path, n_floats), b"", dict(unit="row", unit_scale=True, disable=None if progress else True, delay=2)
+    with closing(_ahead(_inflate(path, block))) as blocks, tqdm(desc=t.path.name, **bar) as bar:
         try:
             for data in blocks:
                 rest += data
