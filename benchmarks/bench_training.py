@@ -2,8 +2,9 @@
 
     python benchmarks/bench_training.py [--steps 3] [--seeds 3] [--hours 6] [--cap 60] [--skip-score]
 
-Windowed is the published way: one pass for each window of 100 s, 32 windows a step, the last output scored. Dense runs the causal network once over a stretch and scores every second with full context.
-Both take the same network, loss, optimiser and number format, on one thread. Neighbouring labels overlap, so a dense label teaches less than a windowed one; the time to an equal score says what is left."""
+Windowed is the published way: one pass for each window of 100 s, 32 windows a step, the last output scored. Dense runs the causal network
+once over a stretch and scores every second with full context. Both take the same network, loss, optimiser and number format, on one thread.
+Neighbouring labels overlap, so a dense label teaches less than a windowed one; the time to an equal score says what is left."""
 import argparse
 import tempfile
 import time
@@ -113,7 +114,9 @@ def time_to_score(seeds, hours, cap):
         run = new_run(rows, seed)
         ends = np.concatenate([np.arange(a+WINDOW, b) for a, b in stretches(rows.segment, run.train, WINDOW, 10**9)])
         out["windowed"].append(seconds_to(score, run, lambda run=run, ends=ends, rng=rng: windowed_step(run, rng.choice(ends, BATCH)), cap, 10))
-    for k, v in out.items(): print(f"  {k:9s} median {np.median(v):6.1f} s   of {', '.join(f'{s:.1f}' for s in v)}" + (f"   (inf: not within {cap} s)" if np.isinf(v).any() else ""))
+    for k, v in out.items():
+        late = f"   (inf: not within {cap} s)" if np.isinf(v).any() else ""
+        print(f"  {k:9s} median {np.median(v):6.1f} s   of {', '.join(f'{s:.1f}' for s in v)}{late}")
     w, d = (np.median(out[k]) for k in ("windowed", "dense"))
     print(f"  dense is {'more than ' if np.isinf(w) else ''}{min(w, cap)/d:.1f} times faster to an equal score")
 
