@@ -44,12 +44,13 @@ def make(folder, rows):
     with gzip.GzipFile(folder/file_name("bench", "book_snapshot_25", DAY, "BENCH"), "wb", compresslevel=1, mtime=0) as f:
         f.write((",".join(header("book_snapshot_25")) + "\n").encode())
         for i in range(0, rows, 20_000):
-            f.write("".join(f"bench,BENCH,{x - 40_000},{x},{y}\n" for x, y in zip(t[i:i + 20_000].tolist(), pool, strict=False)).encode())
+            lines = (f"bench,BENCH,{x - 40_000},{x},{y}\n" for x, y in zip(t[i:i + 20_000].tolist(), pool, strict=False))
+            f.write("".join(lines).encode())
     t = T0 + np.sort(rng.integers(1, 86400*SEC, rows//4))
     with gzip.GzipFile(folder/file_name("bench", "trades", DAY, "BENCH"), "wb", compresslevel=1, mtime=0) as f:
         f.write((",".join(header("trades")) + "\n").encode())
-        side = np.where(rng.random(len(t)) < .5, "buy", "sell")
-        f.write("".join(f"bench,BENCH,{x - 40_000},{x},{i},{s},50000.{i % 10},0.{1 + i % 97}\n" for i, (x, s) in enumerate(zip(t.tolist(), side, strict=True))).encode())
+        trades = enumerate(zip(t.tolist(), np.where(rng.random(len(t)) < .5, "buy", "sell"), strict=True))
+        f.write("".join(f"bench,BENCH,{x - 40_000},{x},{i},{s},50000.{i % 10},0.{1 + i % 97}\n" for i, (x, s) in trades).encode())
 
 
 def paths(folder): return [next(folder.glob(f"*_{k}_*.gz")) for k in ("book_snapshot_25", "trades")]
@@ -63,6 +64,7 @@ def unzip(folder):
 
 
 def ours(folder):
+    "lobresearch, files to grid"
     from lobresearch.data.grid import ingest
     return ingest(folder, "bench", "BENCH", DAY, levels=LEVELS, progress=False)[0]
 
@@ -92,7 +94,8 @@ def pandas_work(b, t):
     g = g.reindex(full)
     g[names] = g[names].ffill(limit=60)
     g["stale"] = stale
-    t = t.assign(buy_vol=t.amount.where(t.side == "buy", 0), sell_vol=t.amount.where(t.side == "sell", 0), buy_n=t.side == "buy", sell_n=t.side == "sell", pv=t.price*t.amount)
+    buy, sell = t.side == "buy", t.side == "sell"
+    t = t.assign(buy_vol=t.amount.where(buy, 0), sell_vol=t.amount.where(sell, 0), buy_n=buy, sell_n=sell, pv=t.price*t.amount)
     by = t.groupby(second(t))
     s = by[["buy_vol", "sell_vol", "buy_n", "sell_n", "pv", "amount"]].sum().join(by.price.agg(["max", "min"]))
     return g.join(s)
@@ -137,8 +140,8 @@ def arrow_read(folder):
         for _ in r: pass
 
 
-WAYS = dict(unzip=unzip, parse_only=parse_only, polars_read=polars_read, arrow_read=arrow_read, ours=ours, pandas_needed=pandas_needed, pandas_whole_read=pandas_whole_read,
-            pandas_whole=pandas_whole)
+WAYS = dict(unzip=unzip, parse_only=parse_only, polars_read=polars_read, arrow_read=arrow_read, ours=ours, pandas_needed=pandas_needed,
+            pandas_whole_read=pandas_whole_read, pandas_whole=pandas_whole)
 
 
 def peak_mb():
@@ -149,7 +152,7 @@ def peak_mb():
 
 
 def measure(way, folder):
-    "Seconds of the call, processor seconds, peak memory of the whole process in MB, sums to compare; imports and compiled code are loaded on a small day first"
+    "Seconds, processor seconds, peak memory of the process in MB, sums to compare; imports and compiled code are loaded on a small day first"
     WAYS[way](folder/"small")
     start, cpu = time.perf_counter(), time.process_time()
     g = WAYS[way](folder)
@@ -173,12 +176,14 @@ def main(rows, repeat):
         print(f"{rows:,} rows of book_snapshot_25 and {rows//4:,} trades over 24 hours, {paths(folder)[0].stat().st_size/1e6:.0f} MB compressed; best of {repeat}")
         best = {w: min((child(w, folder) for _ in range(repeat)), key=lambda r: r["seconds"]) for w in WAYS}
     for w, r in best.items():
-        print(f"{w:18s} {r['seconds']:7.2f} s {r['cpu']:7.2f} s of processor {rows/r['seconds']/1e6:6.2f} M rows/s {r['rss']:7.0f} MB   {(WAYS[w].__doc__ or 'lobresearch ingest, file to grid').splitlines()[0]}")
-    a, b = best["ours"], best["pandas_needed"]
-    np.testing.assert_allclose(a["sums"], b["sums"], rtol=1e-9, err_msg="the two ways did not do the same work")
-    print(f"ours against pandas on the needed columns, same work: {b['seconds']/a['seconds']:.1f}x (asked: 2)")
-    print(f"ours against pandas reading the whole file, no work:  {best['pandas_whole_read']['seconds']/a['seconds']:.1f}x; with the work: {best['pandas_whole']['seconds']/a['seconds']:.1f}x (asked: 4)")
-    print(f"ours against bare decompression: {a['seconds']/best['unzip']['seconds']:.1f} times its time; peak memory {a['rss']:.0f} MB (asked: under 600)")
+        what = WAYS[w].__doc__.splitlines()[0]
+        print(f"{w:18s}{r['seconds']:7.2f} s, processor{r['cpu']:6.2f} s,{rows/r['seconds']/1e6:6.2f} M rows/s,{r['rss']:6.0f} MB  {what}")
+    ratio = lambda w, k: f"{best[w][k]/best['ours'][k]:.1f}"
+    np.testing.assert_allclose(best["ours"]["sums"], best["pandas_needed"]["sums"], rtol=1e-9, err_msg="the two ways did not do the same work")
+    for w, what in (("pandas_needed", "pandas on the needed columns, same work (asked: 2)"), ("pandas_whole", "pandas reading the whole file, same work (asked: 4)"),
+                    ("pandas_whole_read", "pandas reading the whole file, no work at all")):
+        print(f"ours is {ratio(w, 'seconds')}x as fast as {what}; {ratio(w, 'cpu')}x by processor time")
+    print(f"bare decompression (zlib) takes {ratio('unzip', 'seconds')} of our time; peak memory {best['ours']['rss']:.0f} MB (asked: under 600)")
 
 
 if __name__ == "__main__":

@@ -39,7 +39,8 @@ def test_ofi_turns_round_with_the_book(levels):
     assert (event_ofi(mirror) == -event_ofi(b)).all()
 
 
-updates = st.lists(st.tuples(st.integers(0, 2), st.sampled_from([0, 0, 0, 0, 1]), st.sampled_from([1, -1]), st.integers(1, 12), st.integers(0, 4)), min_size=1, max_size=60)
+step = st.tuples(st.integers(0, 2), st.sampled_from([0, 0, 0, 0, 1]), st.sampled_from([1, -1]), st.integers(1, 12), st.integers(0, 4))
+updates = st.lists(step, min_size=1, max_size=60)
 
 
 def dict_tops(events, levels):

@@ -45,13 +45,17 @@ def test_the_future_moves_nothing(tmp_path, seed, updates):
     for b, tr in ((books, trades), (later_books(rng, books, t), sorted(later_trades(rng, trades, t), key=lambda r: r[1]))):
         write_rows(tmp_path, "book_snapshot_25", b)
         write_rows(tmp_path, "trades", tr)
-        if updates: write_rows(tmp_path, "incremental_book_L2", [[r[0], r[1], "true" if i == 0 else "false", "bid", r[4] or 5, r[5] or 0] for i, r in enumerate(b)])
+        feed = [[r[0], r[1], "true" if i == 0 else "false", "bid", r[4] or 5, r[5] or 0] for i, r in enumerate(b)]
+        if updates: write_rows(tmp_path, "incremental_book_L2", feed)
         grids.append(ingest(tmp_path, "demo", "AB", DAY, levels=3, max_stale=8, progress=False)[0])
     n = same_up_to(*grids, t)
     assert n > 0 and not grids[0].equals(grids[1]), "the other future has to differ, or this tests nothing"
 
 
-@pytest.mark.parametrize("exchange, symbol, date", [("binance", "NEXOUSDT", "2024-07-23"), ("standx", "BTC-USD", "2026-01-05"), ("binance-futures", "BTCUSDT", "2023-04-04")])
+RECORDINGS = [("binance", "NEXOUSDT", "2024-07-23"), ("standx", "BTC-USD", "2026-01-05"), ("binance-futures", "BTCUSDT", "2023-04-04")]
+
+
+@pytest.mark.parametrize("exchange, symbol, date", RECORDINGS)
 def test_the_future_of_a_recording_moves_nothing(real_data, tmp_path, exchange, symbol, date):
     "Prices doubled and sizes tripled in every row after a random second, in all three files"
     rng = np.random.default_rng(7)

@@ -1,6 +1,8 @@
 "From files to the grid: against a plain reference an event, chunk by chunk, day by day, fault by fault"
 import json
 import shutil
+import subprocess
+import sys
 
 import numpy as np
 import pandas as pd
@@ -93,7 +95,8 @@ def test_side_by_quote_then_tick(tmp_path):
     prices = [(0, 100.5), (1, 101.), (2, 100.5), (3, 100.7), (4, 110.)]
     write_rows(tmp_path, "trades", [[t, t + s*SEC, s, "unknown", p, 1] for s, p in prices])
     grid, q = ingest(tmp_path, "demo", "AB", DAY, levels=1, progress=False)
-    # 0: no book before it, no trade before it; 1: above; 2: at the mid, last change down; 3: above 100.5, for the book of 110.5 comes after; 4 is after the last book
+    # 0: no book before it, no trade before it; 1: above; 2: at the mid, last change down;
+    # 3: above 100.5, for the book of 110.5 comes after; 4 is after the last book
     assert grid.buy_n.tolist() == [0, 1, 0, 1] and grid.sell_n.tolist() == [0, 0, 1, 0]
     assert (q["n_unsigned"], q["n_quote_rule"], q["n_tick_rule"], q["trades_outside"], q["unknown_sides"]) == (1, 3, 1, 1, 5)
     assert grid.high.tolist() == [100.5, 101, 100.5, 100.7]
@@ -101,7 +104,7 @@ def test_side_by_quote_then_tick(tmp_path):
 
 def test_repeated_and_reused_trade_ids(tmp_path):
     write_rows(tmp_path, "book_snapshot_25", [book_row(T0, T0 + s*SEC, 101, 5, 100, 1) for s in range(1, 50)])
-    t = [[T0, T0 + 2*SEC, 7, "buy", 101, 1], [T0, T0 + 40*SEC, 7, "buy", 101, 1], [T0, T0 + 41*SEC, 7, "buy", 101, 2], [T0, T0 + 42*SEC, "", "buy", 101, 4], [T0, T0 + 42*SEC, "", "buy", 101, 4]]
+    t = [[T0, T0 + s*SEC, i, "buy", 101, q] for s, i, q in ((2, 7, 1), (40, 7, 1), (41, 7, 2), (42, "", 4), (42, "", 4))]
     write_rows(tmp_path, "trades", t)
     grid, q = ingest(tmp_path, "demo", "AB", DAY, levels=1, progress=False)
     assert (q["trade_duplicates"], q["trade_ids_reused"]) == (1, 1) and grid.buy_vol.sum() == 1 + 2 + 8
@@ -186,7 +189,9 @@ def test_a_day_without_a_book(tmp_path, books, contains):
 
 def test_parameters(tmp_path):
     files(tmp_path, np.random.default_rng(0))
-    for kw, contains in ((dict(levels=26), "levels must be between 1 and 25"), (dict(levels=0), "levels must be"), (dict(clock="wall"), "clock must be"), (dict(max_stale=-1), "max_stale")):
+    wrong = ((dict(levels=26), "levels must be between 1 and 25"), (dict(levels=0), "levels must be"), (dict(clock="wall"), "clock must be"),
+             (dict(max_stale=-1), "max_stale"))
+    for kw, contains in wrong:
         with pytest.raises(ParameterError, match=contains): ingest(tmp_path, "demo", "AB", DAY, **kw)
     with pytest.raises(ParameterError, match="YYYY-MM-DD"): ingest(tmp_path, "demo", "AB", "1 Jan")
 
@@ -273,6 +278,16 @@ def test_standx_24_hours(real_data):
     assert q["gaps"] == 1 and q["missing_levels"] == 0 and q["trades_out_of_order"] == 1634
     _, q = ingest(real_data, "standx", "BTC-USD", "2026-01-05", levels=25, progress=False)
     assert q["missing_levels"] == q["book_rows"]                     # the venue gives 20
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads the peak memory from /proc")
+def test_24_hours_stay_under_600_megabytes(real_data):
+    "The whole process, imports included"
+    code = f"""from lobresearch.data.grid import ingest
+ingest({str(real_data)!r}, "standx", "BTC-USD", "2026-01-06", progress=False)
+print(next(x for x in open("/proc/self/status") if x.startswith("VmHWM")).split()[1])"""
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert 50_000 < int(out.stdout) < 600_000
 
 
 def test_nexo_two_files_are_one_segment(real_data, tmp_path):

@@ -72,7 +72,7 @@ def quality_table(
     cells = {f"{r['symbol']} {r['date']}": [_written(r.get(k), how) for k, (_, _, how) in FACTS.items()] for r in rows}
     return pd.DataFrame(cells, index=pd.MultiIndex.from_tuples([(name, unit) for name, unit, _ in FACTS.values()], names=["fact", "unit"]))
 
-# %% ../../nbs/data/07_quality.ipynb #0c18b95a
+# %% ../../nbs/data/07_quality.ipynb #027451f0
 RULES = [
     (lambda q: q["status"] == "failed", "was not ingested: {error}"),
     (lambda q: q.get("locked_share", 0) > .01, "{locked_share:.0%} of its books are locked (bid equal to ask); they are kept."),
@@ -82,7 +82,8 @@ RULES = [
     (lambda q: q.get("delay_p50_ms", 0) < 0, "the median feed delay is {delay_p50_ms:,.0f} ms: the clocks disagree, so delays mean nothing."),
     (lambda q: q.get("exch_reversals", 0) > 0, "books whose exchange time steps back: {exch_reversals:,}."),
     (lambda q: q.get("missing_levels", 0) > 0, "books with fewer than {levels} levels a side: {missing_levels:,}; the grid is empty there."),
-    (lambda q: q.get("unknown_sides", 0) > 0, "trades without a side: {unknown_sides:,}; signed by quotes {n_quote_rule:,}, by ticks {n_tick_rule:,}, not {n_unsigned:,}."),
+    (lambda q: q.get("unknown_sides", 0) > 0,
+     "trades without a side: {unknown_sides:,}; signed by quotes {n_quote_rule:,}, by ticks {n_tick_rule:,}, not {n_unsigned:,}."),
     (lambda q: q.get("trade_duplicates", 0) > 0, "repeated trades dropped: {trade_duplicates:,}."),
     (lambda q: q.get("trades_outside", 0) > 0, "trades in no second of the grid: {trades_outside:,} of {trades:,}."),
     (lambda q: q.get("trades_before_first_book", 0) > 0, "trades older than the first book: {trades_before_first_book:,}; they count where they arrived."),
@@ -95,7 +96,7 @@ def findings(
     "What is out of the ordinary in each symbol-day"
     return [f"{q['symbol']} {q['date']}: " + text.format(**q) for q in rows for rule, text in RULES if rule(q)]
 
-# %% ../../nbs/data/07_quality.ipynb #2df13eb7
+# %% ../../nbs/data/07_quality.ipynb #f652e676
 def by_time(
     grid:pd.DataFrame, # From `load_grid`; needs the best quotes, `n_updates, buy_n, sell_n, stale`
     step:int=3600, # Length of a bin in seconds
@@ -104,7 +105,8 @@ def by_time(
     m, s, ts = mid(grid), spread(grid), grid.index.to_numpy()
     start = (ts[0] - 1)//86_400_000_000*86_400_000_000
     x = pd.DataFrame({"seconds": 1, "stale_share": grid.stale.to_numpy(float), "locked_share": (s == 0).astype(float),
-                      "spread_bps": 1e4*s/m, "books_per_s": grid.n_updates.to_numpy(float), "trades_per_s": (grid.buy_n + grid.sell_n).to_numpy(float)})
+                      "spread_bps": 1e4*s/m, "books_per_s": grid.n_updates.to_numpy(float),
+                      "trades_per_s": (grid.buy_n + grid.sell_n).to_numpy(float)})
     by = x.groupby((ts - 1 - start)//(step*1_000_000))
     out = by.mean().assign(seconds=by.seconds.sum())
     return out.set_index((out.index*step/3600).rename("hour"))

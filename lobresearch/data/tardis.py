@@ -6,7 +6,7 @@
 __all__ = ['SLACK', 'TYPES', 'DEPTH', 'Trades', 'Updates', 'file_name', 'day', 'parse_name', 'header', 'read_books',
            'read_trades', 'read_updates']
 
-# %% ../../nbs/data/05_tardis.ipynb #757a8a36
+# %% ../../nbs/data/05_tardis.ipynb #045be2f3
 import queue
 import re
 import threading
@@ -119,7 +119,7 @@ def _ahead(items, depth=4):
         stop.set()
         t.join()
 
-# %% ../../nbs/data/05_tardis.ipynb #b5e92217
+# %% ../../nbs/data/05_tardis.ipynb #64c78fe4
 def _sentence(fault, col, line, names):
     "What is wrong with a line, and what to do"
     cells = line.decode("utf8", "replace").rstrip("\r\n").split(",")
@@ -129,7 +129,7 @@ def _sentence(fault, col, line, names):
     text = repr(cells[min(col, n - 1)])
     return {NUMBER: f"{name} is {text}, not a number." + again,
             NEGATIVE: f"{name} is {text}; prices are positive and sizes not negative." + again,
-            BACKWARDS: f"local_timestamp {text} is earlier than the line before; arrival times do not go back. Sort the file by it" + again.replace(" Delete the file and", " or"),
+            BACKWARDS: f"local_timestamp {text} is earlier than the line before; arrival times do not go back. Sort the file by it or fetch it again.",
             HALF: f"{name} is {text} while the price beside it says otherwise; a level has both or neither." + again,
             WORD: f"{name} is {text}; expected {'true or false' if name == 'is_snapshot' else 'buy, sell or unknown (bid or ask in a book)'}.",
             OTHER: f"the line is of {','.join(cells[:2])}, unlike the first; a file holds one symbol. Split it by symbol.",
