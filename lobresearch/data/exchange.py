@@ -181,30 +181,30 @@ def buys(book, k, z, par, r):
     pull = par.latent * z[X] + par.imbalance * (b - a) / (b + a)
     return uniform(r) * (1 + exp(-2 * pull)) < 1
 
-# %% ../../nbs/data/02_exchange.ipynb #e98ee6c3
+# %% ../../nbs/data/02_exchange.ipynb #dfe335d3
 @njit(cache=True)
-def limit_order(book, k, tab, quote, b):
+def limit_order(book, k, distance, sizes, cap, quote, b):
     "Place the limit order that the random bits `b` describe"
-    d = tab.distance[np.int64(b & np.uint64(4095))]
-    lots = tab.limit[np.int64((b >> np.uint64(12)) & np.uint64(1023))]
+    d = distance[np.int64(b & np.uint64(4095))]
+    lots = sizes[np.int64((b >> np.uint64(12)) & np.uint64(1023))]
     side = np.int64((b >> np.uint64(22)) & np.uint64(1))
     if d < k[ASK] - k[BID] - 1: lots = np.int64(lots * quote)
     p = k[ASK] - 1 - d if side == BID else k[BID] + 1 + d
     book[side, p & 63] += lots
-    if (side == BID and p > k[BID]) or (side == ASK and p < k[ASK]): move_best(book, k, tab.cap, side, p)
+    if (side == BID and p > k[BID]) or (side == ASK and p < k[ASK]): move_best(book, k, cap, side, p)
 
 @njit(cache=True)
-def cancel_order(book, k, tab, max_spread, b):
+def cancel_order(book, k, distance, sizes, cap, max_spread, b):
     "Try the cancellation that the random bits `b` describe; whether anything changed"
-    d = tab.distance[np.int64(b & np.uint64(4095))]
-    lots = tab.limit[np.int64((b >> np.uint64(12)) & np.uint64(1023))]
+    d = distance[np.int64(b & np.uint64(4095))]
+    lots = sizes[np.int64((b >> np.uint64(12)) & np.uint64(1023))]
     side = np.int64((b >> np.uint64(22)) & np.uint64(1))
     u = np.int64((b >> np.uint64(23)) & np.uint64(65535))
     p = k[ASK] - 1 - d if side == BID else k[BID] + 1 + d
     q = book[side, p & 63]
-    if u * tab.cap[d] >= q * 65536: return False
+    if u * cap[d] >= q * 65536: return False
     book[side, p & 63] = max(0, q - lots)
-    if q <= lots and p == k[side]: emptied(book, k, tab.cap, side, max_spread)
+    if q <= lots and p == k[side]: emptied(book, k, cap, side, max_spread)
     return True
 
 # %% ../../nbs/data/02_exchange.ipynb #bdb56655
@@ -280,7 +280,7 @@ def end_slot(book, k, z, pace, slot, first, changed, rows, rec, saved):
         saved += 1
     return rows, saved
 
-# %% ../../nbs/data/02_exchange.ipynb #2f2907ed
+# %% ../../nbs/data/02_exchange.ipynb #a173bacf
 @njit(cache=True)
 def run(
     state, # State, changed in place
@@ -292,9 +292,10 @@ def run(
 ): # Rows of `rec.slots` and `rec.books` that were filled
     "Run the exchange from the start of slot `first` to the start of slot `stop`"
     book, k, z, r, clock = state.book, state.k, state.z, state.r[:1], state.r[1:]
+    distance, limit, market, cap, quote, max_spread = tab.distance, tab.limit, tab.market, tab.cap, par.quote, par.max_spread
     total = par.limit + par.cancel + par.market
     to_market, to_limit = par.market / total, (par.market + par.limit) / total
-    rows = saved = 0
+    rows, saved, trades = 0, 0, rec.trades
     for slot in range(first, stop):
         tick_clock(z, tab, clock)
         pace = activity(z, tab, par.season, slot)
@@ -305,13 +306,13 @@ def run(
             b = bits(r)
             u = np.int64(b >> np.uint64(40)) * 2.**-24
             if u < to_market:
-                lots = tab.market[np.int64(b & np.uint64(1023))]
-                market_order(book, k, tab.cap, par.max_spread, buys(book, k, z, par, r), lots, t, rec.trades)
+                lots = market[np.int64(b & np.uint64(1023))]
+                market_order(book, k, cap, max_spread, buys(book, k, z, par, r), lots, t, trades)
                 changed += 1
             elif u < to_limit:
-                limit_order(book, k, tab, par.quote, b)
+                limit_order(book, k, distance, limit, cap, quote, b)
                 changed += 1
-            elif cancel_order(book, k, tab, par.max_spread, b): changed += 1
+            elif cancel_order(book, k, distance, limit, cap, max_spread, b): changed += 1
         k[EVENTS] += changed
         rows, saved = end_slot(book, k, z, pace, slot + 1, first, changed, rows, rec, saved)
     return rows

@@ -88,13 +88,13 @@ def narrow(book, k, tab, quote, up, r):
     move_best(book, k, tab.cap, side, p)
     _watch(book)
 
-# %% ../../nbs/data/03_martingale.ipynb #406a9c03
+# %% ../../nbs/data/03_martingale.ipynb #c2c63c9f
 @njit(cache=True)
-def noise(book, k, par, tab, shown, t, r, trades):
+def noise(book, k, par, distance, limit, market, cap, shown, t, r, trades):
     "One order that leaves both best prices alone, a trade only at prices already `shown`; whether anything changed"
     b = bits(r)
     side = np.int64(b & np.uint64(1))
-    d = tab.distance[np.int64((b >> np.uint64(1)) & np.uint64(4095))]
+    d = distance[np.int64((b >> np.uint64(1)) & np.uint64(4095))]
     i = np.int64((b >> np.uint64(13)) & np.uint64(1023))
     u = np.int64((b >> np.uint64(23)) & np.uint64(65535)) / 65536
     kind = uniform(r) * (par.limit + par.cancel + par.market)
@@ -102,11 +102,11 @@ def noise(book, k, par, tab, shown, t, r, trades):
     p = k[side] + step * d
     if (p - k[1 - side]) * step > WINDOW + 1: return False
     q = book[side, p & 63]
-    if kind < par.limit: book[side, p & 63] = q + tab.limit[i]
+    if kind < par.limit: book[side, p & 63] = q + limit[i]
     elif kind < par.limit + par.cancel:
-        if u * tab.cap[d] >= q: return False
-        book[side, p & 63] = max(q - tab.limit[i], 1 if d == 0 else 0)
-    else: return shown and trade_within(book, k, side, tab.market[i], t, trades)
+        if u * cap[d] >= q: return False
+        book[side, p & 63] = max(q - limit[i], 1 if d == 0 else 0)
+    else: return shown and trade_within(book, k, side, market[i], t, trades)
     b = book[BUDGET + side, p & 63]
     book[BUDGET + side, p & 63] = book[side, p & 63] if q == 0 else min(b, book[side, p & 63])
     return True
@@ -122,7 +122,7 @@ def trade_within(book, k, side, lots, t, trades):
     print_trade(k, trades, t, 1 if side == ASK else -1, p, lots)
     return True
 
-# %% ../../nbs/data/03_martingale.ipynb #d2149291
+# %% ../../nbs/data/03_martingale.ipynb #f57e5be2
 @njit(cache=True)
 def heads(r):
     "A fair coin"
@@ -139,6 +139,7 @@ def run_martingale(
 ): # Rows of `rec.slots` and `rec.books` that were filled
     "Run the market from the start of slot `first` to the start of slot `stop`"
     book, k, z, r, clock, coins = state.book, state.k, state.z, state.r[:1], state.r[1:2], state.r[2:]
+    distance, limit, market, cap, trades = tab.distance, tab.limit, tab.market, tab.cap, rec.trades
     quiet = par.limit + par.cancel + par.market
     rows = saved = 0
     for slot in range(first, stop):
@@ -153,12 +154,12 @@ def run_martingale(
             if t > end: break
             u = uniform(r) * (quiet + move + close)
             if u < quiet:
-                changed += noise(book, k, par, tab, shown, t, r, rec.trades)
+                changed += noise(book, k, par, distance, limit, market, cap, shown, t, r, trades)
                 continue
             if u < quiet + move:
                 ticks = 1
                 while ticks < par.max_spread and uniform(r) < par.far: ticks += 1
-                step_away(book, k, tab, par.traded, heads(coins), ticks, end, r, rec.trades)
+                step_away(book, k, tab, par.traded, heads(coins), ticks, end, r, trades)
             else: narrow(book, k, tab, par.quote, heads(coins), r)
             changed, shown = changed + 1, False
         k[EVENTS] += changed
