@@ -36,14 +36,18 @@ suppress_warnings = ["mystnb.mime_priority"]
 def _docments(app, what, name, obj, options, lines):
     "Bring back the comments beside the arguments, which autodoc drops"
     import inspect
+    import re
 
     from fastcore.docments import docments
+    lines[:] = [re.sub(r"\$([^$]+)\$", r":math:`\1`", re.sub(r"(?<![`:])`([^`]+)`(?!`)", r"``\1``", line)) for line in lines]
+    lines[:] = [line if ":math:" in line or "``" in line else line.replace("|", "\\|") for line in lines]
     if what not in ("function", "method") or not inspect.isfunction(obj): return
     notes = {k: v for k, v in docments(obj).items() if v and k != "self"}
     if not notes: return
     lines.append("")
     for k, v in notes.items():
-        text = " ".join(str(v).split())
+        text = re.sub(r"`([^`]+)`", r"``\1``", " ".join(str(v).split()))
+        text = re.sub(r"(?<!`)([|*])", r"\\\1", text)
         lines.append(f":returns: {text}" if k == "return" else f":param {k}: {text}")
 
 
