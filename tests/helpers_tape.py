@@ -64,6 +64,17 @@ def random_trades(rng, n, unknown=.5, start=T0, step=.6):
     return rows
 
 
+def as_updates(books, levels):
+    "A feed of updates with the same books: a snapshot, then what changed, removals by size 0"
+    rows, old = [], None
+    for exch, local, *lv in books:
+        new = {(s, lv[4*l + k]): lv[4*l + k + 1] for l in range(levels) for s, k in (("ask", 0), ("bid", 2)) if lv[4*l + k] is not None}
+        change = new if old is None else {k: q for k, q in new.items() if old.get(k) != q} | {k: 0 for k in old if k not in new}
+        rows += [[exch, local, "true" if old is None else "false", *k, q] for k, q in change.items()]
+        old = new
+    return rows
+
+
 def _ceil(t): return -(-t//SEC)
 
 

@@ -4,7 +4,7 @@ import gzip
 import numpy as np
 import pandas as pd
 import pytest
-from helpers_tape import DAY, SEC, T0, random_books, random_trades, write_rows
+from helpers_tape import DAY, SEC, T0, as_updates, random_books, random_trades, write_rows
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -45,8 +45,8 @@ def test_the_future_moves_nothing(tmp_path, seed, updates):
     for b, tr in ((books, trades), (later_books(rng, books, t), sorted(later_trades(rng, trades, t), key=lambda r: r[1]))):
         write_rows(tmp_path, "book_snapshot_25", b)
         write_rows(tmp_path, "trades", tr)
-        feed = [[r[0], r[1], "true" if i == 0 else "false", "bid", r[4] or 5, r[5] or 0] for i, r in enumerate(b)]
-        if updates: write_rows(tmp_path, "incremental_book_L2", feed)
+        (tmp_path/file_name("demo", "incremental_book_L2", DAY, "AB")).unlink(missing_ok=True)
+        if updates: write_rows(tmp_path, "incremental_book_L2", as_updates(b, 3))
         grids.append(ingest(tmp_path, "demo", "AB", DAY, levels=3, max_stale=8, progress=False)[0])
     n = same_up_to(*grids, t)
     assert n > 0 and not grids[0].equals(grids[1]), "the other future has to differ, or this tests nothing"

@@ -7,7 +7,7 @@ import sys
 import numpy as np
 import pandas as pd
 import pytest
-from helpers_tape import DAY, SEC, T0, assert_grid_equal, book_row, random_books, random_trades, reference_grid, write_rows
+from helpers_tape import DAY, SEC, T0, as_updates, assert_grid_equal, book_row, random_books, random_trades, reference_grid, write_rows
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -118,17 +118,6 @@ def test_many_trades_outgrow_the_first_table(tmp_path):
     assert q["trade_duplicates"] == n and q["trades"] == 2*n
 
 
-def as_updates(books, levels):
-    "A feed of updates with the same books: a snapshot, then what changed, removals by size 0"
-    rows, old = [], None
-    for exch, local, *lv in books:
-        new = {(s, lv[4*l + k]): lv[4*l + k + 1] for l in range(levels) for s, k in (("ask", 0), ("bid", 2)) if lv[4*l + k] is not None}
-        change = new if old is None else {k: q for k, q in new.items() if old.get(k) != q} | {k: 0 for k in old if k not in new}
-        rows += [[exch, local, "true" if old is None else "false", *k, q] for k, q in change.items()]
-        old = new
-    return rows
-
-
 def test_imbalance_from_updates(tmp_path):
     "The same book told by snapshots and by updates gives the same imbalance; the source is recorded"
     rng = np.random.default_rng(5)
@@ -148,6 +137,33 @@ def test_imbalance_from_updates(tmp_path):
     write_rows(tmp_path, "incremental_book_L2", [[*r[:2], "false", *r[3:]] for r in updates])
     _, q = ingest(tmp_path, "demo", "AB", DAY, levels=3, progress=False)
     assert q["ofi_source"].startswith("book_snapshot_25 (incremental_book_L2 has no snapshot")
+
+
+def test_updates_far_from_the_touch_keep_the_book_alive_but_bridge_no_gap(tmp_path):
+    "Two minutes in which only a deep level changes: a gap where the book file is silent, none where it too shows the deep change"
+    t = T0 + 10*SEC
+    quiet = [[t, t + s*SEC, "false", "bid", 50, s] for s in range(30, 120, 30)]
+    feed = [[t, t, "true", "ask", 101, 5], [t, t, "true", "bid", 100, 1], *quiet, [t, t + 120*SEC, "false", "ask", 101, 2], [t, t + 121*SEC, "false", "ask", 101, 1]]
+    write_rows(tmp_path, "incremental_book_L2", feed)
+    ends = [book_row(t, t, 101, 5, 100, 1), book_row(t, t + 120*SEC, 101, 2, 100, 1), book_row(t, t + 121*SEC, 101, 1, 100, 1)]
+    write_rows(tmp_path, "book_snapshot_25", ends)
+    grid, _ = ingest(tmp_path, "demo", "AB", DAY, levels=1, progress=False)
+    assert grid.segment.nunique() == 2 and grid.ofi_1.iloc[-2:].tolist() == [0, 1] and grid.ofi_1.sum() == 1
+    write_rows(tmp_path, "book_snapshot_25", [ends[0], *(book_row(t, t + s*SEC, 101, 5, 100, 1, None, None, 50, s) for s in (30, 60, 90)), *ends[1:]])
+    grid, q = ingest(tmp_path, "demo", "AB", DAY, levels=1, progress=False)
+    assert grid.segment.nunique() == 1 and grid.ofi_1.iloc[-2:].tolist() == [3, 1] and q["ofi_source"] == "incremental_book_L2"
+
+
+def test_updates_that_end_early(tmp_path):
+    books = random_books(np.random.default_rng(3), 150, odd=0, step=2.)
+    write_rows(tmp_path, "book_snapshot_25", books)
+    whole, _ = ingest(tmp_path, "demo", "AB", DAY, levels=3, max_stale=5, progress=False)
+    write_rows(tmp_path, "incremental_book_L2", as_updates(books[:75], 3))
+    part, q = ingest(tmp_path, "demo", "AB", DAY, levels=3, max_stale=5, progress=False)
+    assert q["ofi_source"].startswith("incremental_book_L2 for ")
+    end = -(-books[74][1]//SEC)*SEC
+    away = (whole.index < end) | (whole.index > end + 5*SEC)       # for max_stale seconds the silence may be a quiet market
+    pd.testing.assert_frame_equal(whole[away], part[away])
 
 
 def test_no_trades_file_is_said(tmp_path, capsys):

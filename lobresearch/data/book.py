@@ -121,7 +121,7 @@ def _set_level(key, size, n, k, q):
     key[lo], size[lo] = k, q
     return n + 1
 
-# %% ../../nbs/data/00_book.ipynb #1ab1fdbf
+# %% ../../nbs/data/00_book.ipynb #990aae81
 @_jit
 def _top(key, size, n, out):
     "Best levels of both sides into one book row; NaN beyond"
@@ -133,23 +133,23 @@ def _top(key, size, n, out):
             out[4*l + 2*side + 1] = size[side, i]
 
 @_jit
-def _emit(key, size, n, st, top, out_ts, out, k):
-    "Write the book after a message to row `k` if its top has changed; the next free row"
+def _emit(key, size, n, st, top, every, out_ts, out, k):
+    "Write the book after a message to row `k` if its top has changed, or in any case if `every`; the next free row"
     _top(key, size, n, out[k])
     st[1] = 0
-    for j in range(len(top)):
-        if out[k, j] != top[j] and not (np.isnan(out[k, j]) and np.isnan(top[j])):
-            top[:] = out[k]
-            out_ts[k] = st[0], st[4]
-            return k + 1
-    return k
+    new = every
+    for j in range(len(top)): new |= out[k, j] != top[j] and not (np.isnan(out[k, j]) and np.isnan(top[j]))
+    if not new: return k
+    top[:] = out[k]
+    out_ts[k] = st[0], st[4]
+    return k + 1
 
 @_jit
-def _replay(u, price, amount, key, size, n, st, top, out_ts, out):
+def _replay(u, price, amount, key, size, n, st, top, every, out_ts, out):
     "Apply updates; `st` is: arrival of the last row, message open, snapshot seen, last row a snapshot, its exchange time, rows skipped"
     k = 0
     for i in range(len(u)):
-        if st[1] and u[i, 0] != st[0]: k = _emit(key, size, n, st, top, out_ts, out, k)
+        if st[1] and u[i, 0] != st[0]: k = _emit(key, size, n, st, top, every, out_ts, out, k)
         if u[i, 2] and not st[3]:
             n[:] = 0
             st[2] = 1
@@ -161,18 +161,23 @@ def _replay(u, price, amount, key, size, n, st, top, out_ts, out):
         else: st[5] += 1
     return k
 
-# %% ../../nbs/data/00_book.ipynb #965a6fb9
+# %% ../../nbs/data/00_book.ipynb #f8b77bc7
 class Rebuild:
     "The book rebuilt from update messages, as chunks of its top whenever that changes"
     def __init__(self,
                  levels:int=10, # Levels of the top to follow
+                 every:bool=False, # A book after each message, even where its top is as before?
                 ):
         require(levels >= 1, f"levels must be at least 1; got {levels}.")
+        self.every = every
         self.key, self.size, self.n = np.zeros((2, 1024)), np.zeros((2, 1024)), np.zeros(2, np.int64)
         self.st, self.top = np.zeros(6, np.int64), np.full(4*levels, np.nan)
 
     @property
     def skipped(self): "Rows before the first snapshot"; return int(self.st[5])
+
+    @property
+    def started(self): "Whether there was a snapshot to start from"; return bool(self.st[2])
 
     def _room(self, more):
         "Make sure that `more` new levels fit"
@@ -188,13 +193,13 @@ class Rebuild:
         ints = np.column_stack([np.asarray(x, np.int64) for x in u[:4]])
         self._room(len(ints))
         ts, out = np.empty((len(ints) + 1, 2), np.int64), np.empty((len(ints) + 1, len(self.top)))
-        k = _replay(ints, np.asarray(u[4], float), np.asarray(u[5], float), self.key, self.size, self.n, self.st, self.top, ts, out)
+        k = _replay(ints, np.asarray(u[4], float), np.asarray(u[5], float), self.key, self.size, self.n, self.st, self.top, self.every, ts, out)
         return Books(ts[:k, 0], ts[:k, 1], out[:k])
 
     def close(self)->Books: # The book after the last message, if it changed the top
         "Finish the message that is still open"
         ts, out = np.empty((1, 2), np.int64), np.empty((1, len(self.top)))
-        k = _emit(self.key, self.size, self.n, self.st, self.top, ts, out, 0) if self.st[1] else 0
+        k = _emit(self.key, self.size, self.n, self.st, self.top, self.every, ts, out, 0) if self.st[1] else 0
         return Books(ts[:k, 0], ts[:k, 1], out[:k])
 
 def rebuild(

@@ -72,7 +72,7 @@ def quality_table(
     cells = {f"{r['symbol']} {r['date']}": [_written(r.get(k), how) for k, (_, _, how) in FACTS.items()] for r in rows}
     return pd.DataFrame(cells, index=pd.MultiIndex.from_tuples([(name, unit) for name, unit, _ in FACTS.values()], names=["fact", "unit"]))
 
-# %% ../../nbs/data/07_quality.ipynb #027451f0
+# %% ../../nbs/data/07_quality.ipynb #0854ae31
 RULES = [
     (lambda q: q["status"] == "failed", "was not ingested: {error}"),
     (lambda q: q.get("locked_share", 0) > .01, "{locked_share:.0%} of its books are locked (bid equal to ask); they are kept."),
@@ -88,7 +88,7 @@ RULES = [
     (lambda q: q.get("trades_outside", 0) > 0, "trades in no second of the grid: {trades_outside:,} of {trades:,}."),
     (lambda q: q.get("trades_before_first_book", 0) > 0, "trades older than the first book: {trades_before_first_book:,}; they count where they arrived."),
     (lambda q: q.get("trades_file") == "missing", "there is no trades file; trade sums are zero."),
-    (lambda q: "no snapshot" in q.get("ofi_source", ""), "its updates have no snapshot to start from; order-flow imbalance comes from the book rows.")]
+    (lambda q: "(" in q.get("ofi_source", ""), "order-flow imbalance comes from {ofi_source}.")]
 
 def findings(
     rows:list, # Quality dictionaries

@@ -7,7 +7,7 @@ __all__ = ['SEC', 'ROWS', 'EMPTY', 'CROSSED', 'LOCKED', 'MISSING', 'UNSORTED', '
            'KEPT', 'LOCAL', 'EARLY', 'NONE', 'GIVEN', 'QUOTE', 'TICK', 'UNSIGNED', 'T_ROWS', 'T_GIVEN', 'T_QUOTE',
            'T_TICK', 'T_UNSIGNED', 'T_DUP', 'T_REUSED', 'T_EXCH', 'T_NOW', 'T_DIR', 'T_LAST', 'T_BOOK', 'T_REVERSED',
            'T_LATE', 'T_UNORDERED', 'T_ARRIVED', 'BUY_VOL', 'SELL_VOL', 'BUY_N', 'SELL_N', 'VOL', 'PV', 'HIGH', 'LOW',
-           'COUNT', 'book_seconds', 'rehash', 'trade_seconds', 'sources', 'segments']
+           'COUNT', 'book_seconds', 'rehash', 'trade_seconds', 'sources', 'segments', 'runs']
 
 # %% ../../nbs/data/06a_seconds.ipynb #250b472b
 import numba as nb
@@ -49,9 +49,15 @@ def _clock(local, exch, by_exchange, st):
     st[NOW] = max(st[NOW], exch) if by_exchange else local
     return st[NOW]
 
-# %% ../../nbs/data/06a_seconds.ipynb #657e9159
+# %% ../../nbs/data/06a_seconds.ipynb #2ecfa421
 @_jit
-def book_seconds(local, exch, book, by_exchange, t0, max_stale, st, prev, cur, ofi, n_upd, kept):
+def _follows(s, before, max_stale, run):
+    "Whether an event in second `s` follows one in `before` without a gap; gaps are those of `run` where that is given"
+    if len(run) == 0 or before < 0: return s - before <= max_stale + 1
+    return run[s] == run[before] and run[s] >= 0
+
+@_jit
+def book_seconds(local, exch, book, by_exchange, t0, max_stale, run, st, prev, cur, ofi, n_upd, kept):
     "Add books to the seconds; `kept` takes time, mid and delay of each kept book. How many were kept, or -1 - row of one outside the day"
     n = 0
     for i in range(len(local)):
@@ -70,7 +76,7 @@ def book_seconds(local, exch, book, by_exchange, t0, max_stale, st, prev, cur, o
             continue
         gone, unsorted = _shape(b)
         st[LOCKED] += kind; st[MISSING] += gone; st[UNSORTED] += unsorted
-        if s - st[PREV] <= max_stale + 1: add_ofi(prev, b, ofi[s])
+        if _follows(s, st[PREV], max_stale, run): add_ofi(prev, b, ofi[s])
         prev[:] = b
         cur[s] = b
         n_upd[s] += 1
@@ -167,7 +173,7 @@ def trade_seconds(u, price, amount, by_exchange, t0, max_age, first, book_t, boo
         _add_trade(sums[s], price[i], amount[i], side)
     return -1
 
-# %% ../../nbs/data/06a_seconds.ipynb #dafac395
+# %% ../../nbs/data/06a_seconds.ipynb #ed1ca092
 @_jit
 def sources(n_upd, max_stale):
     "For each second, the second whose book it shows, or -1; seconds after the last book show none"
@@ -182,3 +188,8 @@ def segments(ts):
     "The first `ts` of the run of consecutive seconds that each row is in"
     new = np.diff(ts, prepend=ts[:1] - 2*SEC) != SEC
     return ts[new][np.cumsum(new) - 1]
+
+def runs(src):
+    "Number of the run of consecutive rows that each second is in, -1 where there is no row"
+    has = src >= 0
+    return np.where(has, np.cumsum(has & ~np.append(False, has[:-1])) - 1, -1)
