@@ -6,8 +6,8 @@
 __all__ = ['DEFAULTS', 'Rows', 'prepare', 'runs', 'stretches', 'gather', 'pick_device', 'predict_dense', 'huber', 'validate',
            'Run', 'step', 'epoch', 'over', 'fit']
 
-# %% ../../nbs/forecast/03_training.ipynb #b48bd292
-import json, math, os, time
+# %% ../../nbs/forecast/03_training.ipynb #6e555899
+import copy, json, math, os, time
 from pathlib import Path
 from typing import NamedTuple
 import numpy as np
@@ -93,10 +93,16 @@ def gather(
     i = torch.from_numpy(np.minimum(i, end[:,None]-1))
     return rows.x[i].permute(0,3,1,2), rows.y[i[:,context:]].masked_fill(beyond, torch.nan)
 
-# %% ../../nbs/forecast/03_training.ipynb #65e49c65
+# %% ../../nbs/forecast/03_training.ipynb #dceadd1c
 def pick_device()->torch.device:
     "The first GPU, or the processor"
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+def _steady(device):
+    "On a GPU: the same algorithm each time, and float32 products in float32"
+    if device.type != "cuda": return
+    torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = True, False
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
 
 def _cast(net, precision):
     "Context in which the network computes"
@@ -160,12 +166,13 @@ def _corr(x, y):
     x, y = x.astype(float), y.astype(float)
     return float(np.corrcoef(x, y)[0,1]) if len(x) > 2 and x.std() > 0 and y.std() > 0 else 0.
 
-# %% ../../nbs/forecast/03_training.ipynb #0bd58c43
+# %% ../../nbs/forecast/03_training.ipynb #58674171
 def _save(path, run):
     "Write a run's state in one stroke"
     moments = {f"optim.{i}.{k}": v for i,s in run.optim.state_dict()["state"].items() for k,v in s.items()}
-    tensors = {**{f"net.{k}": v for k,v in run.net.state_dict().items()}, **{f"best.{k}": v for k,v in run.best.items()}, **moments}
-    note = dict(history=run.history, wait=run.wait, lr=run.optim.param_groups[0]["lr"], about=run.about)
+    weights = {"net": run.net.state_dict(), "mean": run.mean.state_dict(), "best": run.best}
+    tensors = {**{f"{head}.{k}": v for head,w in weights.items() for k,v in w.items()}, **moments}
+    note = dict(history=run.history, wait=run.wait, steps=run.steps, lr=run.optim.param_groups[0]["lr"], about=run.about)
     path = Path(path)
     part = path.with_name(f"{path.name}.{os.getpid()}.part")
     save_file({k: v.detach().clone(memory_format=torch.contiguous_format).cpu() for k,v in tensors.items()}, part, {"note": json.dumps(note)})
@@ -176,16 +183,16 @@ def _load(path, run):
     with safe_open(path, "pt") as f: note, t = json.loads(f.metadata()["note"]), {k: f.get_tensor(k) for k in f.keys()}
     require(note["about"] == run.about, f"{Path(path).name} belongs to another run; delete it or give this one another place.")
     take = lambda head: {k[len(head):]: v for k,v in t.items() if k.startswith(head)}
-    run.net.load_state_dict(take("net."))
-    run.best, run.history, run.wait = take("best."), note["history"], note["wait"]
+    run.net.load_state_dict(take("net.")); run.mean.load_state_dict(take("mean."))
+    run.best, run.history, run.wait, run.steps = take("best."), note["history"], note["wait"], note["steps"]
     run.optim.param_groups[0]["lr"] = note["lr"]
     for k,v in take("optim.").items():
         i, name = k.split(".")
         p = run.optim.param_groups[0]["params"][int(i)]
         run.optim.state[p][name] = torch.empty_like(p).copy_(v) if v.ndim else v.to(p.device) # in the parameter's memory layout, as the fused step reads it
 
-# %% ../../nbs/forecast/03_training.ipynb #23e9e8d3
-DEFAULTS = dict(epochs=20, patience=5, stretches=4, targets=128, lr=1e-3, weight_decay=0., clip=1., select="correlation", precision="fp32")
+# %% ../../nbs/forecast/03_training.ipynb #2a6ab46f
+DEFAULTS = dict(epochs=20, patience=5, stretches=4, targets=128, lr=1e-3, weight_decay=0., clip=1., select="correlation", precision="fp32", average=.99)
 
 class Run:
     "One network being fitted to one symbol"
@@ -199,14 +206,17 @@ class Run:
         require(not unknown, f"Training has no parameter {', '.join(unknown)}; it has {', '.join(DEFAULTS)}.")
         self.p = {**DEFAULTS, **params}
         require(self.p["select"] in ("correlation","loss"), f"select must be correlation or loss; got {self.p['select']!r}.")
-        self.net, self.rows, self.seed, self.history, self.wait, self.best = net.to(pick_device()), rows, seed, [], 0, {}
+        device = pick_device(); _steady(device)
+        self.net, self.rows, self.seed, self.history, self.wait, self.best = net.to(device), rows, seed, [], 0, {}
+        require(0 <= self.p["average"] < 1, f"average must lie in [0, 1); got {self.p['average']}.")
+        self.mean, self.steps = copy.deepcopy(self.net) if self.p["average"] else self.net, 0 # what is validated and kept
         self.about = dict(params=self.p, seed=seed, config=net.config)
         self.optim = torch.optim.Adam(net.parameters(), lr=self.p["lr"], weight_decay=self.p["weight_decay"], fused=True)
         self.context, self.train = net.receptive_field - 1, rows.role == "train"
         n = len(stretches(rows.segment, self.train, self.context, self.p["targets"]))
         require(n > 0, f"No stretch of training rows is longer than the network's memory of {self.context} s; take a longer recording or less depth.", TooShortError)
 
-# %% ../../nbs/forecast/03_training.ipynb #444fe170
+# %% ../../nbs/forecast/03_training.ipynb #83630858
 def step(
     run:Run, # The run
     which:np.ndarray, # int, (B, 2): stretches
@@ -220,7 +230,16 @@ def step(
     loss.backward()
     torch.nn.utils.clip_grad_norm_(run.net.parameters(), run.p["clip"])
     run.optim.step()
+    _average(run)
     return loss.detach(), int((~y.isnan()).any(-1).sum())
+
+def _average(run):
+    "Let the averaged weights follow"
+    run.steps += 1
+    if run.mean is run.net: return
+    keep = min(run.p["average"], (1+run.steps)/(10+run.steps)) # a shorter memory at first
+    with torch.no_grad():
+        for a, b in zip(run.mean.parameters(), run.net.parameters()): a.lerp_(b, 1-keep)
 
 def epoch(
     run:Run, # The run
@@ -237,16 +256,16 @@ def epoch(
             loss, n = step(run, all_[np.sort(order[i:i+size])])
             losses.append(loss); labels_ += n
     lr = run.optim.param_groups[0]["lr"]
-    return dict(epoch=e+1, train_loss=float(torch.stack(losses).mean()), **validate(run.net, run.rows, run.p["precision"]), lr=lr, labels=labels_)
+    return dict(epoch=e+1, train_loss=float(torch.stack(losses).mean()), **validate(run.mean, run.rows, run.p["precision"]), lr=lr, labels=labels_)
 
-# %% ../../nbs/forecast/03_training.ipynb #af0ea6a0
+# %% ../../nbs/forecast/03_training.ipynb #4831d2b5
 def _note(run, h):
     "Enter an epoch into the history; keep its weights if it is the best"
     sign = 1 if run.p["select"] == "correlation" else -1
     best = max((sign*o[run.p["select"]] for o in run.history), default=-math.inf)
     run.history.append(h)
     if sign*h[run.p["select"]] > best:
-        run.wait, run.best = 0, {k: v.detach().clone() for k,v in run.net.state_dict().items()}
+        run.wait, run.best = 0, {k: v.detach().clone() for k,v in run.mean.state_dict().items()}
         return
     run.wait += 1
     if run.wait % 2 == 0: run.optim.param_groups[0]["lr"] /= 2
