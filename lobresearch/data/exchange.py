@@ -18,7 +18,7 @@ from numba import njit
 from scipy.stats import norm
 from ..errors import require
 
-# %% ../../nbs/data/02_exchange.ipynb #905191d2
+# %% ../../nbs/data/02_exchange.ipynb #964debd9
 class Exchange(NamedTuple):
     "Parameters of the exchange"
     limit: float = 30.         # limit orders a second, both sides together
@@ -32,11 +32,11 @@ class Exchange(NamedTuple):
     taker: float = 8.          # mean market order, lots
     taker_sd: float = 1.0      # of the log of its size
     quote: float = 4.          # an order that narrows the spread is this many times larger
-    meta: float = 0.3          # share of market orders that are pieces of the large order being worked
+    meta: float = 0.25         # share of market orders that are pieces of the large order being worked
     pareto: float = 1.6        # tail exponent of a large order's number of pieces; signs decorrelate like lag**(1 - pareto)
-    latent: float = 0.21       # pull of one standard deviation of x on the log-odds of buying, halved
+    latent: float = 0.22       # pull of one standard deviation of x on the log-odds of buying, halved
     latent_life: float = 40.   # half-life of x, seconds
-    imbalance: float = 0.3     # the same pull of the queue imbalance at the touch
+    imbalance: float = 0.2     # the same pull of the queue imbalance at the touch
     fast: float = 0.6          # standard deviation of the log activity's fast part ...
     fast_life: float = 20.     # ... and its half-life, seconds
     middle: float = 0.7
