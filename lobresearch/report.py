@@ -156,18 +156,20 @@ def lay_out(
     (src/"appendix.md").write_text(appendix(folder))
     return src
 
-# %% ../nbs/04_report.ipynb #755fa01c
+# %% ../nbs/04_report.ipynb #104fe748
 def build(
     folder=None, # Repository root
 )->Path: # The front page
     "Build the HTML report"
-    folder = Path(folder or root()); src = lay_out(folder); html = folder/"reports"/"html"
-    shutil.rmtree(html, ignore_errors=True)
+    folder = Path(folder or root()); src = lay_out(folder)
+    made, html = folder/"reports"/"_build"/"html", folder/"reports"/"html"
+    for old in (made, html): shutil.rmtree(old, ignore_errors=True)
     r = subprocess.run([sys.executable, "-m", "sphinx", "-q", "-W", "--keep-going", "-E", "-b", "html", "-d", str(folder/"reports"/"_build"/"doctrees"),
-                        str(src), str(html)], text=True, capture_output=True)
+                        str(src), str(made)], text=True, capture_output=True)
     require(r.returncode == 0, f"Sphinx stopped:\n{r.stderr[-4000:]}", LobError)
+    for junk in (".buildinfo", "objects.inv"): (made/junk).unlink(missing_ok=True)
+    made.rename(html)
     (html/"timings.html").write_text(timings(folder))
-    for junk in (".buildinfo", "objects.inv"): (html/junk).unlink(missing_ok=True)
     return html/"index.html"
 
 # %% ../nbs/04_report.ipynb #35d3a640
