@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from scipy.linalg import toeplitz
 
 from lobresearch.data import simulate as sim
-from lobresearch.data.ceiling import Ceiling, ar1_r2, ceiling, replay, share, share_se, take, true_ceiling
+from lobresearch.data.ceiling import Ceiling, ar1_r2, ceiling, latent_share, replay, share, share_se, take, true_ceiling
 from lobresearch.errors import ParameterError
 
 
@@ -131,6 +131,14 @@ def test_replayed_returns_scatter_like_recorded_ones(folder):
     assert abs(share(realised, r.mean(1), c.S, c.W, c.M) - c.ceiling) < 4 * se
 
 
+def test_a_market_without_latent_gives_it_no_share(folder):
+    states = take(sim.read_states(folder, "SIM-SIGNAL"), slice(0, 300))
+    states = states._replace(par=states.par._replace(latent=0.))
+    r = replay(states, 24, (10,), seed=1)
+    assert abs(latent_share(states, r, (10,), seed=2)[0]) < .25
+    np.testing.assert_allclose(latent_share(states, r, (10,), seed=1)[0], -(r.var(1, ddof=1).mean() / 48) / ceiling(r[:, :, 0]).S)
+
+
 def test_too_few_states_is_said(folder):
     with pytest.raises(ParameterError, match="simulate longer"): true_ceiling(folder, "SIM-SIGNAL", begin=2**61)
 
@@ -158,8 +166,5 @@ def test_the_latent_carries_a_third_of_what_is_settled(tmp_path):
     "Flip the latent's sign in every state: the half of the mean future that flips with it is the latent's. A whole day: nights differ"
     sim.write_simulated(tmp_path, "SIM-SIGNAL", hours=24, seed=7, every=80)
     states, M = sim.read_states(tmp_path, "SIM-SIGNAL"), 32
-    r, mirrored = (replay(states._replace(z=states.z * np.array([sign, 1, 1, 1])), M, (10,), seed=7 + sign)[:, :, 0] for sign in (1, -1))
-    c = ceiling(r)
-    odd = (r.mean(1) - mirrored.mean(1)) / 2
-    noise = (r.var(1, ddof=1).mean() + mirrored.var(1, ddof=1).mean()) / (4 * M)
-    assert (odd.var(ddof=1) - noise) / c.S > 1 / 3
+    r = replay(states, M, (10,), seed=8)
+    assert latent_share(states, r, (10,), seed=9)[0] > 1 / 3
