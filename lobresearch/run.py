@@ -250,7 +250,7 @@ def _told(name, out):
     except PapermillExecutionError as e:
         raise LobError(f"{name} stopped: {e.ename}: {e.evalue}\nThe notebook as far as it came, with the traceback: {out}") from None
 
-# %% ../nbs/02_run.ipynb #b0f90a07
+# %% ../nbs/02_run.ipynb #06d0bd12
 def run_notebook(
     notebook, # Stage notebook
     out, # Where the executed notebook goes
@@ -270,7 +270,7 @@ def run_notebook(
     os.environ.pop("IN_TEST", None)
     with _relay(), _told(name, out):
         papermill.execute_notebook(str(notebook), str(out), parameters=dict(where="study", **sections(names, home)), kernel_name="python3", language="python",
-                                   progress_bar=False, cwd=str(home), config=Config({"KernelManager": {"transport": "ipc"}}))
+                                   progress_bar=False, cwd=str(home), config=Config({"KernelManager": {"transport": "ipc"}, "NotebookClient": {"extra_arguments": ["--IPKernelApp.log_level=50"]}}))
     nbformat.write(scrub(nbformat.read(out, as_version=4)), out)
     _timing(home, name, time.time() - t0)
     if not quiet: print(f"  {name} done in {time.time()-t0:.0f} s", flush=True)
