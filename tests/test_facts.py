@@ -12,7 +12,7 @@ from statsmodels.tsa.stattools import acf as statsmodels_acf
 from lobresearch.errors import ParameterError
 from lobresearch.market.fact_figures import fig_acf, fig_ofi_impact, fig_order_signs, fig_returns, fig_spread_depth, samples
 from lobresearch.market.facts import (FACTS, Sample, acf, acf_interval, decay_exponent, exponent_interval, facts_table, fractional_noise,
-                                      hill, impact_r2, kurtosis_from_sums, past_returns, tick_size)
+                                      hill, impact_r2, kurtosis_from_sums, past_returns)
 from lobresearch.market.features import random_grid
 
 matplotlib.use("Agg")
@@ -113,10 +113,10 @@ def test_table(chance):
     assert v["spread_tick"] == 1 and v["zero_1"] == pytest.approx(1 - .4*2/3, abs=.02) and abs(v["acf_r_1"]) < .04
 
 
-def test_tick_is_the_smallest_step():
-    grid = pd.DataFrame(dict(ask_px_1=[100.1, 100.3], ask_px_2=[100.3, 100.4], bid_px_1=[100.1, 100.], bid_px_2=[99.8, 99.9]))
-    assert tick_size(grid) == pytest.approx(.1)
-    assert math.isnan(tick_size(pd.DataFrame(dict(ask_px_1=[1.], bid_px_1=[1.]))))
+def test_a_book_that_never_moves_has_no_tick():
+    grid = random_grid(50, np.random.default_rng(0))
+    assert Sample(grid).tick == pytest.approx(.1)
+    assert math.isnan(Sample(grid.assign(**{c: 1.0 for c in grid if c.startswith(("ask_px", "bid_px"))})).tick)
 
 
 def degenerate(name, grid):
