@@ -22,7 +22,8 @@ def observe(symbol, hours, seed=0, **par):
     "slots, books (R, 2, 25, 2), trades and hidden states of a run in memory"
     m = sim.market(symbol)
     m = m._replace(par=m.par._replace(**par))
-    got = [(r.slots[:n], r.books[:n], r.trades, r.hidden) for n, r, _ in sim.chunks(m, int(hours * sim.HOUR), sim.branch(seed, symbol, 0))]
+    entropy = sim.branch(0, symbol, 0) + np.atleast_1d(seed).tolist()
+    got = [(r.slots[:n], r.books[:n], r.trades, r.hidden) for n, r, _ in sim.chunks(m, int(hours * sim.HOUR), entropy)]
     return [np.concatenate(x) for x in zip(*got, strict=True)]
 
 
@@ -351,3 +352,47 @@ def test_events_are_counted_once_each():
         counts.append(int(s.k[EVENTS]))
     assert all(a < b for a, b in pairwise(counts))
     assert counts[-1] < 2000 * 30 * (par.limit + par.cancel + par.market)
+
+
+# ---- slow: can a machine find anything in the null?
+
+def visible_features(slots, books, trades, seconds):
+    "Plain features at each whole second, and the mid in bps"
+    best, depth = books[:, :, 0].astype(float), books[..., 1].astype(float)
+    (pb, qb), (pa, qa) = best[:, 0].T, best[:, 1].T
+    e = (pb[1:] >= pb[:-1]) * qb[1:] - (pb[1:] <= pb[:-1]) * qb[:-1] - (pa[1:] <= pa[:-1]) * qa[1:] + (pa[1:] >= pa[:-1]) * qa[:-1]
+    ofi = np.bincount((slots[1:] - 1) // 4, e, minlength=seconds)
+    flow = np.bincount(np.minimum((trades[:, 0] - 1) // 1_000_000, seconds - 1), trades[:, 1] * trades[:, 3], minlength=seconds)
+    last = np.searchsorted(slots, 4 * np.arange(1, seconds + 1), side="right") - 1
+    mid = 1e4 * np.log((pb + pa)[last])
+    r = np.diff(mid, prepend=mid[0])
+    sums = lambda x, w: np.convolve(x, np.ones(w), "full")[:seconds]
+    spread = (pa - pb)[last]
+    books_now = [((depth[:, 0, :n].sum(1) - depth[:, 1, :n].sum(1)) / depth[:, :, :n].sum((1, 2)))[last] for n in (1, 2, 3, 5, 10, 25)]
+    past = [sums(x, w) for x in (ofi, flow, r, np.abs(r), r**2) for w in (1, 2, 5, 10, 30, 60, 300)]
+    mixed = [spread, spread * np.sign(r), (spread > 1) * books_now[0], (spread > 1) * np.sign(sums(r, 5)), r * books_now[0], flow * np.abs(r),
+             (2 * mid) % 2, books_now[0] * sums(np.abs(r), 30), *[np.roll(x, n) for x in (r, ofi, flow) for n in (1, 2, 3)]]
+    return np.stack(books_now + past + mixed, 1), mid
+
+
+@pytest.mark.slow
+def test_neither_ridge_nor_trees_forecast_the_null():
+    "Twelve seeds of six hours, four horizons: the t statistics out of sample are those of chance"
+    from sklearn.ensemble import HistGradientBoostingRegressor
+    from sklearn.linear_model import Ridge
+    seconds, t = 6 * 3600, {}
+    for seed in range(12):
+        slots, books, trades, _ = observe("SIM-NULL", 6, seed=[seed, 77])
+        x, mid = visible_features(slots, books, trades, seconds)
+        for h in (1, 2, 10, 60):
+            y, z = mid[h:] - mid[:-h], (x - x[:10_000].mean(0)) / (x[:10_000].std(0) + 1e-9)
+            train, test = slice(400, 11_500), slice(12_500, seconds - h)
+            for model in (Ridge(30.), HistGradientBoostingRegressor(max_iter=30, max_leaf_nodes=15, min_samples_leaf=100, random_state=0)):
+                f = model.fit(z[train], y[train]).predict(z[test])
+                p = (f - f.mean()) * (y[test] - y[test].mean())
+                blocks = p[:p.size // 300 * 300].reshape(-1, 300).sum(1)
+                t.setdefault((type(model).__name__, h), []).append(blocks.sum() / (blocks @ blocks)**.5)
+    scores = np.array(list(t.values()))
+    assert scores.shape == (8, 12)
+    assert (np.abs(scores.mean(1)) < 4 / 12**.5).all(), t
+    assert np.abs(scores).max() < 4.5 and .6 < scores.std() < 1.4
