@@ -63,7 +63,7 @@ def rounded(
     require(isinstance(x, float), f"A metric must be a number or a short text; got {type(x).__name__}.")
     return float(f"{x:.{digits}g}") if math.isfinite(x) else None
 
-# %% ../nbs/02_run.ipynb #056469d4
+# %% ../nbs/02_run.ipynb #a5be4f6f
 class Stage:
     "Paths, parameters, figures, tables and metrics of one stage"
     def __init__(self,
@@ -72,7 +72,7 @@ class Stage:
                  **params, # The parameters cell's sections, by name: the values of a smoke run
                 ):
         require(where in ("smoke", "study"), f"where must be 'smoke' or 'study'; got {where!r}.")
-        self.name,self.where,self.metrics,self.made = name,where,{},[]
+        self.name,self.where,self.metrics,self.made,self.said = name,where,{},[],[]
         self._tmp = tempfile.TemporaryDirectory(prefix="lobresearch-") if where == "smoke" else None
         self.root = Path(self._tmp.name) if self._tmp else root()
         params = params if self._tmp else sections(params, self.root)
@@ -163,7 +163,7 @@ def table(self:Stage,
     _show(_html_table(head, rows, caption), kind="table", name=f"tbl-{self.name}-{name}", caption=f"{caption} {self.stamp()}", head=head, rows=rows,
           right=[_numeric(r[i] for r in rows) for i in range(len(head))])
 
-# %% ../nbs/02_run.ipynb #12d5a48e
+# %% ../nbs/02_run.ipynb #da1e1030
 @patch
 def metric(self:Stage,
            key:str, # Flat key such as "SIM-SIGNAL.ridge.10.pearson"
@@ -180,6 +180,7 @@ def say(self:Stage,
        ):
     "Show a paragraph of computed prose"
     from IPython.display import Markdown, display
+    self.said.append(text)
     display(Markdown(text))
 
 # %% ../nbs/02_run.ipynb #94d7903e
