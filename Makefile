@@ -29,7 +29,7 @@ study: $(VENV)/.ok ## run the whole study and build the report (PROFILE=full for
 	@echo "== data"
 	@lobresearch data check
 	@echo "== study: only stages whose inputs changed are run"
-	@dvc repro -q
+	@dvc repro
 	@echo "== done: open reports/html/index.html"
 
 test: $(VENV)/.ok ## check notebooks and package against each other, and run all tests
@@ -60,7 +60,7 @@ bench: $(VENV)/.ok ## print our speed beside the naive way's, in one run
 	@for b in benchmarks/bench_*.py; do echo "== $$b"; $(PY) $$b || exit 1; done
 
 report: $(VENV)/.ok ## build the report anew from the stages' last outputs
-	@dvc repro -q --single-item --force report
+	@dvc repro --single-item --force report
 
 readme: $(VENV)/.ok ## write README.md from nbs/index.ipynb
 	@jupyter nbconvert --to markdown --log-level=ERROR --output-dir . --output README nbs/index.ipynb

@@ -183,7 +183,7 @@ def say(self:Stage,
     self.said.append(text)
     display(Markdown(text))
 
-# %% ../nbs/02_run.ipynb #94d7903e
+# %% ../nbs/02_run.ipynb #97046345
 @patch
 def done(self:Stage,
          *promised, # Paths below the root that must exist by now
@@ -192,6 +192,7 @@ def done(self:Stage,
     path = self.path("reports", "metrics", f"{self.name}.json")
     out = {**dict(sorted(self.metrics.items())), "_data": self.data, "_parameters": digest(self.params), "_version": __version__}
     path.write_text(json.dumps(out, indent=1) + "\n")
+    for kind in ("figures", "tables"): (self.root/"reports"/kind/self.name).mkdir(parents=True, exist_ok=True) # DVC wants them, even empty
     missing = [str(p) for p in promised if not self.root.joinpath(p).exists()]
     require(not missing, f"{self.name} promised but did not make: {', '.join(missing)}.", LobError)
     if self._tmp: self._tmp.cleanup()

@@ -34,11 +34,11 @@ def chain(folder, source=("lobresearch", "data", "simulated", "--hours", "1")):
     run(folder, "git", "init", "-q")
     run(folder, "lobresearch", "profile", "smoke")
     run(folder, *source)
-    run(folder, "dvc", "repro", "-q")
+    run(folder, "dvc", "repro")
     pages = sorted(p.name for p in (folder / "reports/html/pages").glob("*.html"))
     assert (folder / "reports/html/index.html").is_file() and len(pages) >= 5, pages
     before = (folder / "dvc.lock").read_bytes()
-    run(folder, "dvc", "repro", "-q")
+    run(folder, "dvc", "repro")
     assert (folder / "dvc.lock").read_bytes() == before, "a second dvc repro did something"
     return {p.stem: json.loads(p.read_text()) for p in (folder / "reports/metrics").glob("*.json")}
 
