@@ -6,13 +6,13 @@
 __all__ = ['COLUMNS', 'DETECT', 'score', 'side_by_side', 'ensemble', 'score_table', 'pairs', 'fig_scores', 'fig_learning',
            'calibration', 'fig_calibration']
 
-# %% ../../nbs/forecast/06_scoring.ipynb #39154317
+# %% ../../nbs/forecast/06_scoring.ipynb #d617acd4
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from ..errors import ParameterError, require
 from ..evidence.bootstrap import MEASURES, intervals, value
-from ..plots import COLORS, LABELS, OKABE_ITO, size
+from ..plots import COLORS, LABELS, OKABE_ITO, WIDTH
 
 # %% ../../nbs/forecast/06_scoring.ipynb #aaa5e13b
 COLUMNS = ["symbol","ts","horizon","model","seed","split","y_hat"]
@@ -107,7 +107,7 @@ def pairs(
     put = lambda v, w: pd.Series(v, index=w.index).reindex(ts).to_numpy()
     return ts, {(m,h): (put(w["y"].to_numpy(), w), put(y_hat, w)) for h,w in got.items() for m,y_hat in ensemble(w).items()}
 
-# %% ../../nbs/forecast/06_scoring.ipynb #39f2424a
+# %% ../../nbs/forecast/06_scoring.ipynb #6afe2c6b
 def _models(table): return [m for m in dict.fromkeys(table.model) if table[table.model == m].pearson.notna().any()]
 
 def fig_scores(
@@ -116,7 +116,7 @@ def fig_scores(
 ): # (fig, table): symbol, horizon, model, pearson, pearson_lo, pearson_hi
     "Correlation with the raw return, with intervals: a panel a symbol"
     symbols, models, horizons = list(dict.fromkeys(table.symbol)), _models(table), sorted(table.horizon.unique())
-    fig, axs = plt.subplots(1, len(symbols), figsize=size(.42, min(1, .5*len(symbols))), sharey=True, squeeze=False)
+    fig, axs = plt.subplots(1, len(symbols), figsize=(WIDTH*min(1, .55*len(symbols)), .42*WIDTH), sharey=True, squeeze=False)
     for s, ax in zip(symbols, axs[0]):
         for i,m in enumerate(models): _errorbars(ax, table[(table.symbol == s) & (table.model == m)], horizons, (i - (len(models)-1)/2)*.16, m)
         if ceiling is not None: _ceilings(ax, ceiling[ceiling.symbol == s], horizons)
@@ -138,14 +138,14 @@ def _ceilings(ax, c, horizons):
         ax.fill_between([i-.38, i+.38], r.ceiling - 2*r.ceiling_se, r.ceiling + 2*r.ceiling_se, color=COLORS["ceiling"], alpha=.18, lw=0)
         ax.plot([i-.38, i+.38], [r.ceiling]*2, color=COLORS["ceiling"], label="ceiling, ± 2 se" if i == 0 else None)
 
-# %% ../../nbs/forecast/06_scoring.ipynb #ea6ab3de
+# %% ../../nbs/forecast/06_scoring.ipynb #b44efd4c
 def fig_learning(
     history:pd.DataFrame, # symbol, seed, epoch, train_loss, loss, correlation
     select:str="correlation", # What the best epoch was chosen by
 ): # (fig, table)
     "Loss and validation correlation by epoch, a line a seed, the chosen epoch marked"
     symbols = list(dict.fromkeys(history.symbol))
-    fig, axs = plt.subplots(2, len(symbols), figsize=size(.6, min(1, .5*len(symbols))), sharex=True, sharey="row", squeeze=False)
+    fig, axs = plt.subplots(2, len(symbols), figsize=(WIDTH*min(1, .55*len(symbols)), .5*WIDTH), sharex=True, sharey="row", squeeze=False)
     for s, (top, low) in zip(symbols, axs.T):
         for k,(_, h) in enumerate(history[history.symbol == s].groupby("seed")):
             best = h.loc[h[select].idxmax() if select == "correlation" else h[select].idxmin()]
@@ -175,7 +175,7 @@ def calibration(
         rows.append(dict(forecast=y_hat[m].mean(), realised=y[m].mean(), se=float(np.sqrt((off**2).sum())/m.sum()), n=int(m.sum())))
     return pd.DataFrame(rows)
 
-# %% ../../nbs/forecast/06_scoring.ipynb #993db4ce
+# %% ../../nbs/forecast/06_scoring.ipynb #dce6f337
 def fig_calibration(
     predictions:pd.DataFrame, # Long table of forecasts
     labels:dict, # Symbol to raw labels
@@ -187,7 +187,7 @@ def fig_calibration(
     "Realised mean return against forecast: a row a symbol, a column a horizon"
     got = {(s,h): w for s,h,w in _pieces(predictions, labels, split)}
     symbols, horizons = list(dict.fromkeys(s for s,_ in got)), list(dict.fromkeys(h for _,h in got))
-    fig, axs = plt.subplots(len(symbols), len(horizons), figsize=size(.42*len(symbols), .45*len(horizons)), squeeze=False)
+    fig, axs = plt.subplots(len(symbols), len(horizons), figsize=(WIDTH*min(1, .5*len(horizons)), .4*WIDTH*len(symbols)), squeeze=False)
     tables = []
     for (s,h), w in got.items():
         ax, say = axs[symbols.index(s), horizons.index(h)], ensemble(w)
