@@ -15,8 +15,11 @@ from . import __version__
 from .errors import LobError, require
 from .run import MIME, data_hash, root
 
-# %% ../nbs/04_report.ipynb #e6524b0e
-def _cell(x): return x.replace("|", "\\|").replace("\n", " ")
+# %% ../nbs/04_report.ipynb #22623898
+def _cell(x):
+    "A cell of a table; a long text may wrap, anything else stays on its line"
+    x = x.replace("|", "\\|").replace("\n", " ")
+    return f'<span class="long">{x}</span>' if len(x) > 34 else x
 
 def directive(
     record:dict, # What Stage.figure or Stage.table left
