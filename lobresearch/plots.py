@@ -10,8 +10,9 @@ import io
 import matplotlib as mpl
 import matplotlib.pyplot as plt
 
-# %% ../nbs/01_plots.ipynb #9621d325
-OKABE_ITO = dict(black="#000000", orange="#E69F00", sky="#56B4E9", green="#009E73", yellow="#F0E442", blue="#0072B2", red="#D55E00", purple="#CC79A7", grey="#777777")
+# %% ../nbs/01_plots.ipynb #74887c9b
+OKABE_ITO = dict(black="#000000", orange="#E69F00", sky="#56B4E9", green="#009E73", yellow="#F0E442",
+                 blue="#0072B2", red="#D55E00", purple="#CC79A7", grey="#777777")
 _o = OKABE_ITO
 COLORS = {"data": _o["black"], "null": _o["grey"], "zero": _o["grey"], "ridge_ofi": _o["orange"], "ridge": _o["red"], "deeplob_tcn": _o["blue"],
           "ceiling": _o["purple"], "bid": _o["blue"], "ask": _o["red"], "buy": _o["green"], "sell": _o["orange"]}

@@ -66,7 +66,7 @@ def _claims(
         if exp and claim: out[f"lobresearch.{exp[0]}"] = claim[0]
     return out
 
-# %% ../nbs/04_report.ipynb #a08f4175
+# %% ../nbs/04_report.ipynb #12636642
 def reference(
     folder, # Repository root
     out, # Folder for the pages
@@ -75,10 +75,12 @@ def reference(
     out = Path(out); out.mkdir(parents=True, exist_ok=True)
     claims, names = _claims(folder), modules()
     for n in names:
-        (out/f"{n}.md").write_text(f"# {n.removeprefix('lobresearch.')}\n\n```{{eval-rst}}\n.. automodule:: {n}\n   :members:\n   :member-order: bysource\n```\n")
+        title = n.removeprefix("lobresearch.")
+        (out/f"{n}.md").write_text(f"# {title}\n\n```{{eval-rst}}\n.. automodule:: {n}\n   :members:\n   :member-order: bysource\n```\n")
     rows = "\n".join(f"| [{n.removeprefix('lobresearch.')}]({n}.md) | {_cell(claims.get(n, ''))} |" for n in names)
     toc = "\n".join(names)
-    (out/"index.md").write_text(f"# Reference\n\nThe package, module by module, as the notebooks export it.\n\n| module | what it claims |\n|:--|:--|\n{rows}\n\n```{{toctree}}\n:hidden:\n\n{toc}\n```\n")
+    head = "# Reference\n\nThe package, module by module, as the notebooks export it.\n\n| module | what it claims |\n|:--|:--|"
+    (out/"index.md").write_text(f"{head}\n{rows}\n\n```{{toctree}}\n:hidden:\n\n{toc}\n```\n")
 
 # %% ../nbs/04_report.ipynb #40ee2599
 _SHOWN = ("numpy","pandas","polars","numba","scipy","statsmodels","scikit-learn","torch","arch","matplotlib","dvc","papermill","nbdev","sphinx","tardis-dev")
@@ -119,7 +121,7 @@ Version `{data_hash(folder)}` of `data/`, as `data.dvc` records it.
 How long each stage took on the machine that made this report: <a href="timings.html">timings</a>.
 """
 
-# %% ../nbs/04_report.ipynb #4a188e62
+# %% ../nbs/04_report.ipynb #e91f3e23
 def timings(
     folder, # Repository root
 )->str: # A small HTML page
@@ -127,7 +129,8 @@ def timings(
     path = Path(folder, ".make", "timings.json")
     have = json.loads(path.read_text()) if path.is_file() else {}
     rows = "".join(f"<tr><td>{k}</td><td style='text-align:right'>{v:.1f}</td></tr>" for k,v in sorted(have.items()))
-    return ("<!doctype html><meta charset='utf-8'><title>Timings</title><style>body{font:15px sans-serif;margin:3em}td,th{padding:.2em 1em;text-align:left}</style>"
+    return ("<!doctype html><meta charset='utf-8'><title>Timings</title>"
+            "<style>body{font:15px sans-serif;margin:3em}td,th{padding:.2em 1em;text-align:left}</style>"
             f"<h1>Timings</h1><table><tr><th>stage</th><th>seconds</th></tr>{rows}<tr><td>sum</td><td style='text-align:right'>{sum(have.values()):.1f}</td></tr></table>"
             "<p><a href='appendix.html'>Back to the appendix</a></p>")
 
@@ -159,7 +162,7 @@ def lay_out(
     (src/"appendix.md").write_text(appendix(folder))
     return src
 
-# %% ../nbs/04_report.ipynb #104fe748
+# %% ../nbs/04_report.ipynb #55f3424f
 def build(
     folder=None, # Repository root
 )->Path: # The front page
@@ -167,8 +170,8 @@ def build(
     folder = Path(folder or root()); src = lay_out(folder)
     made, html = folder/"reports"/"_build"/"html", folder/"reports"/"html"
     for old in (made, html): shutil.rmtree(old, ignore_errors=True)
-    r = subprocess.run([sys.executable, "-m", "sphinx", "-q", "-W", "--keep-going", "-E", "-b", "html", "-d", str(folder/"reports"/"_build"/"doctrees"),
-                        str(src), str(made)], text=True, capture_output=True)
+    doctrees = folder/"reports"/"_build"/"doctrees"
+    r = subprocess.run([sys.executable, "-m", "sphinx", "-q", "-W", "--keep-going", "-E", "-b", "html", "-d", str(doctrees), str(src), str(made)], text=True, capture_output=True)
     require(r.returncode == 0, f"Sphinx stopped:\n{r.stderr[-4000:]}", LobError)
     for junk in (".buildinfo", "objects.inv"): (made/junk).unlink(missing_ok=True)
     made.rename(html)

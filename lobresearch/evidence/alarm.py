@@ -32,7 +32,7 @@ def half_width(
     "Standard error that an interval stands for"
     return (np.asarray(hi, float) - np.asarray(lo, float))/(2*z)
 
-# %% ../../nbs/evidence/02_alarm.ipynb #94a3caf7
+# %% ../../nbs/evidence/02_alarm.ipynb #767b389f
 def leak_alarm(
     scores:pd.DataFrame, # Columns symbol, model, horizon, pearson, pearson_lo, pearson_hi, ceiling, ceiling_se; NaN where one is not known
     limit:float=2., # Standard errors above the ceiling that are still chance
@@ -42,6 +42,7 @@ def leak_alarm(
     s["above"] = [above_ceiling(r.pearson, float(half_width(r.pearson_lo, r.pearson_hi)), r.ceiling, r.ceiling_se)
                   if np.isfinite([r.pearson, r.pearson_lo, r.pearson_hi, r.ceiling]).all() else math.nan for r in s.itertuples()]
     bad = s[s.above > limit]
-    said = "; ".join(f"{r.model} on {r.symbol} at {r.horizon} s scores {r.pearson:.3f} where {r.ceiling:.3f} is the ceiling, {r.above:.1f} standard errors above" for r in bad.itertuples())
+    said = "; ".join(f"{r.model} on {r.symbol} at {r.horizon} s scores {r.pearson:.3f} where {r.ceiling:.3f} is the ceiling, {r.above:.1f} standard errors above"
+                     for r in bad.itertuples())
     require(bad.empty, f"A leak: {said}. Look for a label, a scaler or a feature that has seen the future.", LeakError)
     return s
