@@ -8,7 +8,7 @@ from scipy.stats import pearsonr, spearmanr
 from sklearn.metrics import mean_absolute_error, root_mean_squared_error
 
 from lobresearch.errors import ParameterError
-from lobresearch.evidence.bootstrap import (MEASURES, _moments, _studentised, block_bootstrap, block_indices, block_starts, corr_interval,
+from lobresearch.evidence.bootstrap import (standard_error, MEASURES, _moments, _studentised, block_bootstrap, block_indices, block_starts, corr_interval,
                                             default_block, interval, intervals, simultaneous, value)
 
 
@@ -143,3 +143,12 @@ def test_wrong_input_gets_a_sentence():
     with pytest.raises(ParameterError, match="At least one resample"): block_starts(5, 1, 0, rng)
     with pytest.raises(ParameterError, match="no measure 'sharpe'"): value("sharpe", [1.], [1.])
     with pytest.raises(ParameterError, match="There are no pairs"): simultaneous({}, 10, 10, rng)
+
+
+def test_standard_error_is_the_one_behind_the_simultaneous_intervals():
+    rng = np.random.default_rng(11)
+    y = np.convolve(rng.normal(size=6009), np.ones(10), "valid")
+    p = .2*y + rng.normal(size=len(y))
+    table = simultaneous({"a": (y, p)}, 100, 50, np.random.default_rng(0))
+    assert standard_error("pearson", y, p, 100) == pytest.approx(table.se[0], rel=1e-12)
+    assert np.isnan(standard_error("pearson", y[:700], p[:700], 100))

@@ -168,3 +168,16 @@ def test_the_latent_carries_a_third_of_what_is_settled(tmp_path):
     states, M = sim.read_states(tmp_path, "SIM-SIGNAL"), 32
     r = replay(states, M, (10,), seed=8)
     assert latent_share(states, r, (10,), seed=9)[0] > 1 / 3
+
+
+@pytest.mark.parametrize("n", [20, 40])
+def test_standard_error_of_the_ceiling_is_that_of_repeats_even_with_few_states(n):
+    rng = np.random.default_rng(5)
+    made = lambda: ceiling(rng.normal(0, .5, (n, 1)) + rng.normal(0, 1, (n, 32)))
+    many = [made() for _ in range(60)]
+    spread = np.std([c.ceiling for c in many], ddof=1)
+    assert .5*spread < np.median([c.se for c in many]) < 1.6*spread
+
+
+def test_too_few_states_give_no_standard_error():
+    assert np.isnan(ceiling(np.random.default_rng(0).normal(0, 1, (15, 8))).se)

@@ -82,6 +82,13 @@ def test_every_make_target_readme_names_exists():
     for t in set(re.findall(r"make ([a-z]+(?:-[a-z]+)*)", (ROOT / "README.md").read_text())): assert re.search(rf"^{t}:", makefile, flags=re.M), t
 
 
+def test_every_parameter_readme_sets_exists():
+    params = yaml.safe_load((ROOT / "params.yaml").read_text())
+    named = re.findall(r"-S '?(\w+)\.(\w+)=", (ROOT / "README.md").read_text())
+    assert named
+    for section, key in named: assert key in params[section], f"{section}.{key}"
+
+
 def test_nothing_large_is_in_git():
     if not (ROOT / ".git").exists(): pytest.skip("not a git checkout")
     names = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split("\0")[:-1]

@@ -243,7 +243,7 @@ def read_quality(root, symbol:str, date:str)->dict:
     "The quality dictionary that was written with a grid"
     return json.loads(pq.read_schema(grid_path(root, symbol, date)).metadata[b"quality"])
 
-# %% ../../nbs/data/06_grid.ipynb #e2e23a80
+# %% ../../nbs/data/06_grid.ipynb #55fb232f
 def _pool(x, y):
     "VWAP of a second of which two files each hold a part"
     v, w = x.buy_vol + x.sell_vol, y.buy_vol + y.sell_vol
@@ -284,11 +284,12 @@ def load_grid(
     root, # Folder of all grids
     symbol:str, # Symbol
     columns:list|None=None, # Columns to read; all if None
-    max_stale:int=60, # Longest seam between days, in seconds, that does not start a new segment
+    max_stale:int|None=None, # Longest seam between days, in seconds, that does not start a new segment; None: as the days were ingested
 )->pd.DataFrame: # Index `ts` (int64 us), rising
     "The grid of a symbol over all its days, adjacent days joined"
     dates = grid_dates(root, symbol)
     if not dates: raise DataError(f"there is no grid of {symbol}. Run the data stage, or check the symbol.", Path(root)/f"symbol={symbol}")
+    if max_stale is None: max_stale = min(read_quality(root, symbol, d).get("max_stale", 60) for d in dates)
     extra = ["stale", "segment"] + (["buy_vol", "sell_vol"] if columns and "vwap" in columns else [])
     names = None if columns is None else list(dict.fromkeys([*columns, *extra]))
     parts = []

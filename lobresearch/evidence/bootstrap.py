@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['MIN_BLOCKS', 'MEASURES', 'default_block', 'block_starts', 'block_indices', 'block_bootstrap', 'from_sums', 'Measure',
-           'value', 'interval', 'corr_interval', 'intervals', 'simultaneous']
+           'value', 'interval', 'corr_interval', 'standard_error', 'intervals', 'simultaneous']
 
 # %% ../../nbs/evidence/00_bootstrap.ipynb #dddc9e43
 from typing import Callable, NamedTuple
@@ -204,7 +204,7 @@ def _bounds(measure, theta, se, q):
     limit = {"pearson": (-1,1), "rank_ic": (-1,1), "mae": (0,np.inf), "rmse": (0,np.inf)}.get(measure, (-np.inf,1))
     return float(max(lo, limit[0])), float(min(hi, limit[1]))
 
-# %% ../../nbs/evidence/00_bootstrap.ipynb #e66c047d
+# %% ../../nbs/evidence/00_bootstrap.ipynb #87706fba
 def corr_interval(
     x, # One series, (rows,)
     y, # Another, (rows,)
@@ -216,6 +216,17 @@ def corr_interval(
     "Pearson correlation of two series with its interval"
     return interval("pearson", x, y, block, n, rng, level)
 
+def standard_error(
+    measure:str, # pearson, rank_ic, r2, mae or rmse
+    y, # Outcomes in order of time, (rows,)
+    y_hat, # Forecasts, (rows,)
+    block:int, # Rows of a block, at least ten horizons
+)->float: # NaN with fewer than `MIN_BLOCKS` blocks
+    "Standard error of a score from the sums of its influence over blocks (Künsch 1989), no resampling"
+    theta, M = _moments(measure, y, y_hat)
+    if len(M) < MIN_BLOCKS*block or np.isnan(theta): return np.nan
+    return float(np.sqrt(((_blocks(M, block) @ MEASURES[measure].slope(M.sum(0)))**2).sum()/block))
+
 def intervals(
     y, # Outcomes in order of time, (rows,)
     y_hat, # Forecasts, (rows,)
@@ -224,11 +235,12 @@ def intervals(
     seed:int, # Of the resamples; the same for all measures
     measures=tuple(MEASURES), # Which scores
     level:float=.95, # Of the intervals
-)->dict: # pearson, pearson_lo, pearson_hi, …, and n, the rows scored
-    "Several scores with their intervals, as one flat dictionary"
+)->dict: # pearson, pearson_lo, pearson_hi, pearson_se, …, and n, the rows scored
+    "Several scores with their intervals and standard errors, as one flat dictionary"
     out = {"n": int((np.isfinite(y) & np.isfinite(y_hat)).sum())}
     for m in measures:
         out[m], out[f"{m}_lo"], out[f"{m}_hi"] = interval(m, y, y_hat, block, n, np.random.default_rng(seed), level)
+        out[f"{m}_se"] = standard_error(m, y, y_hat, block)
     return out
 
 # %% ../../nbs/evidence/00_bootstrap.ipynb #ef697dc5

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['FEATURES_LOOKBACK', 'MODELS', 'LEAST', 'code_fingerprint', 'data_fingerprint', 'make_items', 'widen', 'memory',
-           'long_form', 'check_length', 'run_item', 'collect', 'histories']
+           'long_form', 'with_context', 'check_length', 'run_item', 'collect', 'histories']
 
 # %% ../../nbs/forecast/07_jobs.ipynb #c7fb5b37
 import importlib, json, os, shutil
@@ -28,10 +28,10 @@ FEATURES_LOOKBACK = 61 # Seconds; features that look back farther are left out
 MODELS = ("zero", *RIDGES, *NETS)
 LEAST = dict(train=600, valid=60, test=60) # Rows of each role without which nothing is trained
 
-# %% ../../nbs/forecast/07_jobs.ipynb #6447a15b
+# %% ../../nbs/forecast/07_jobs.ipynb #45ec366a
 def code_fingerprint()->str:
     "Hash of the modules that forecasts depend on"
-    names = ("data.book","market.features","market.labels","market.splits","forecast.inputs","forecast.blocks","forecast.deeplob","forecast.training",
+    names = ("data.book","data.seconds","data.grid","market.features","market.labels","market.splits","forecast.inputs","forecast.blocks","forecast.deeplob","forecast.training",
              "forecast.baselines","forecast.jobs")
     return fingerprint(*(importlib.import_module(f"lobresearch.{n}").__file__ for n in names))
 
@@ -141,23 +141,36 @@ def _network(item, folder, grid, split, levels):
     (folder/"checkpoint.safetensors").unlink(missing_ok=True)
     return long_form(item, rows.ts, rows.role, y_hat), dict(history=history, weights=sum(p.numel() for p in net.parameters()), receptive_field=net.receptive_field)
 
-# %% ../../nbs/forecast/07_jobs.ipynb #d3e7d9dd
+# %% ../../nbs/forecast/07_jobs.ipynb #2676e3e7
+def with_context(
+    split:pd.DataFrame, # ts, role
+    context:int, # Seconds that must lie before a row without a gap; before a training row, all of them training rows
+)->pd.DataFrame: # A copy in which the other rows are purged
+    "Leave the rows that have their past"
+    split, ts, role = split.copy(), split.ts.to_numpy(), split.role.to_numpy().astype(str)
+    gap = np.diff(ts, prepend=ts[:1] - 2*SECOND) != SECOND
+    def place(new): return np.arange(len(ts)) - np.maximum.accumulate(np.where(new, np.arange(len(ts)), 0))
+    turn = gap | (role != np.roll(role, 1))
+    split.loc[np.where(role == "train", place(turn), place(gap)) < context, "role"] = "purged"
+    return split
+
 def check_length(
     split:pd.DataFrame, # ts, role
     symbol:str, # For the sentence
-)->dict: # Rows of each role
+    context:int=0, # Seconds of past without a gap that a row needs
+)->dict: # Rows of each role that have their past
     "Raise a `TooShortError` that says what is missing if a recording cannot be forecast"
-    return enough(split, LEAST, symbol)
+    return enough(with_context(split, context), LEAST, symbol)
 
+# %% ../../nbs/forecast/07_jobs.ipynb #542da58a
 def run_item(
     item:dict, # From `make_items`
     folder, # The item's own folder
     root, # Folder that holds artifacts/
-    max_stale:int=60, # As in the grid's parameters
 )->dict: # symbol, model, seed, and of networks history, weights and receptive_field, of ridges the penalty
     "Fit one model and write its forecasts to `folder/predictions.parquet`"
     folder, symbol = Path(folder), item["symbol"]
-    grid = load_grid(Path(root)/"artifacts/grid", symbol, max_stale=max_stale)
+    grid = load_grid(Path(root)/"artifacts/grid", symbol)
     levels = sum(c.startswith("ask_px_") for c in grid)
     split = widen(load_split(Path(root)/"artifacts/splits", symbol), max(item["horizons"]), memory(item, levels))
     check_length(split, symbol)

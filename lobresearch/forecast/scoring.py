@@ -18,19 +18,19 @@ from ..plots import COLORS, LABELS, OKABE_ITO, WIDTH
 COLUMNS = ["symbol","ts","horizon","model","seed","split","y_hat"]
 DETECT = 1.959964 + .841621 # Normal quantiles: 5 % size, two-sided, and 80 % power
 
-# %% ../../nbs/forecast/06_scoring.ipynb #9534ca65
+# %% ../../nbs/forecast/06_scoring.ipynb #0d6c392b
 def score(
     y, # Raw returns in order of time, bps, (rows,)
     y_hat, # Forecasts, bps, (rows,)
     block:int, # Rows of a bootstrap block, at least ten horizons
     n_boot:int, # Resamples
     seed:int, # Of the resamples
-)->dict: # pearson, pearson_lo, pearson_hi, rank_ic, r2, mae, rmse alike, n, detectable, note
+)->dict: # pearson, pearson_lo, pearson_hi, pearson_se, rank_ic, r2, mae, rmse alike, n, detectable, note
     "All scores of a forecast with their intervals; a score that is not defined is NaN, and `note` says why"
     y, y_hat = np.asarray(y, float), np.asarray(y_hat, float)
     ok = np.isfinite(y) & np.isfinite(y_hat)
     s = intervals(y, y_hat, block, n_boot, seed)
-    s["detectable"] = DETECT*(s["pearson_hi"] - s["pearson_lo"])/(2*1.959964)
+    s["detectable"] = DETECT*s["pearson_se"]
     return {**s, "note": _note(y[ok], y_hat[ok], s)}
 
 def _note(y, y_hat, s):
