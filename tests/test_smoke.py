@@ -41,7 +41,7 @@ def test_the_depth_of_the_network_reruns_training_and_not_the_ingest(study):
     assert "  depth: 4" in before
     params.write_text(before.replace("  depth: 4", "  depth: 3"))
     try:
-        with Repo(str(study[0])) as repo: changed = set(repo.status())
+        with Repo(str(study[0])) as repo: changed = {name.split(":")[-1] for name in repo.status()}
     finally:
         params.write_text(before)
     assert "train" in changed
