@@ -33,7 +33,7 @@ def directive(
     lines = ["| " + " | ".join(map(_cell, row)) + " |" for row in [record["head"], rule, *record["rows"]]]
     return f"````{{table}} {cap}\n:name: {record['name']}\n\n" + "\n".join(lines) + "\n````\n"
 
-# %% ../nbs/04_report.ipynb #1b24d553
+# %% ../nbs/04_report.ipynb #d1835d02
 def page(
     nb, # Executed stage notebook
     up:str="../", # Way from the page to the folder that holds figures/
@@ -41,7 +41,8 @@ def page(
     "An executed notebook with code folded and figures and tables numbered"
     for c in nb.cells:
         if c.cell_type != "code": continue
-        c.metadata["tags"] = sorted({*c.metadata.get("tags", []), "hide-input"} - {"parameters", "injected-parameters"})
+        tags = set(c.metadata.get("tags", []))
+        c.metadata["tags"] = sorted((tags | {"remove-cell" if "parameters" in tags else "hide-input"}) - {"parameters", "injected-parameters"})
         for o in c.outputs:
             if MIME not in o.get("data", {}): continue
             o["data"] = nbformat.from_dict({"text/markdown": directive(o["data"][MIME], up)})
