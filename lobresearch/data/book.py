@@ -202,6 +202,7 @@ class Rebuild:
         k = _emit(self.key, self.size, self.n, self.st, self.top, self.every, ts, out, 0) if self.st[1] else 0
         return Books(ts[:k, 0], ts[:k, 1], out[:k])
 
+# %% ../../nbs/data/00_book.ipynb #21ec4aeb
 def rebuild(
     chunks, # Iterable of `Updates`
     levels:int=10, # Levels of the top to follow

@@ -160,6 +160,7 @@ def _price_facts(d, grid):
             "spread_median_bps": float(np.median(1e4*s/m)), "spread_one_tick_share": float(np.mean(np.abs(s/tick - 1) < .5)),
             "mid_min": float(m.min()), "mid_max": float(m.max())}
 
+# %% ../../nbs/data/06_grid.ipynb #dc64b8aa
 def _trade_facts(d, grid):
     "What the trades were like"
     counts = {"trades": T_ROWS, "trade_duplicates": T_DUP, "trade_ids_reused": T_REUSED, "trades_before_first_book": T_LATE,
@@ -263,6 +264,7 @@ def _merge(a, b):
     b.loc[both] = y
     return a.drop(both), b
 
+# %% ../../nbs/data/06_grid.ipynb #d277f1bf
 def _seam(a, b, max_stale):
     "The seconds between two days, carried from the last of `a`; none if they are more than `max_stale`"
     ts = np.arange(a.index[-1] + SEC, b.index[0], SEC) if len(a) else []
@@ -280,6 +282,7 @@ def _read_grid(path, columns):
     require(not missing, f"{path} has no column {', '.join(missing)}; it has {', '.join(have)}.")
     return pq.ParquetFile(path).read(columns=None if columns is None else ["ts", *columns]).to_pandas().set_index("ts")
 
+# %% ../../nbs/data/06_grid.ipynb #ac6ac921
 def load_grid(
     root, # Folder of all grids
     symbol:str, # Symbol

@@ -42,6 +42,7 @@ def _exponent(buf, i):
     e, dots, _, j = _digits(buf, i)
     return sign*e, j, dots == 0 and 0 < j - i < 5
 
+# %% ../../nbs/data/05a_parse.ipynb #ee3d27d4
 @_jit
 def _careful(buf, i, end):
     "Decimal field at `i`, in any spelling: value, where it ends, one of `OK, EMPTY, BAD, LONG`"
@@ -191,6 +192,7 @@ def _plain_tail(buf, i, commas):
         b = buf[k]
     return -1 if odd or n != commas else np.int64(k)
 
+# %% ../../nbs/data/05a_parse.ipynb #e6d9291a
 @_jit
 def _plain_row(buf, i, n_cols, last, ints, floats):
     "Where a plain book row that starts with its third column ends, or -1 if it is not plain"

@@ -57,6 +57,7 @@ FACTS = {
     "error": ("fault", "", "{}"),
 }
 
+# %% ../../nbs/data/07_quality.ipynb #c3702ad4
 def _written(value, how):
     "A value as the table shows it"
     if value is None or (isinstance(value, float) and np.isnan(value)) or value == "": return "-"

@@ -133,6 +133,7 @@ def _content(exch, price, amount, side):
     h = h*-7046029254386353131 + np.int64(price*1e8)
     return (h*-7046029254386353131 + np.int64(amount*1e8)) | 1
 
+# %% ../../nbs/data/06a_seconds.ipynb #7fd2261c
 @_jit
 def _before(book_t, now, st):
     "Index of the last book before `now`, or -1; starts from the last answer"
@@ -142,6 +143,7 @@ def _before(book_t, now, st):
     st[T_BOOK] = k
     return k - 1
 
+# %% ../../nbs/data/06a_seconds.ipynb #b368c282
 @_jit
 def trade_seconds(u, price, amount, by_exchange, t0, max_age, first, book_t, book_mid, st, last_px, seen, sums):
     "Add trades to the seconds; -1, or the row of one outside the day"
