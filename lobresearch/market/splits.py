@@ -73,7 +73,7 @@ def enough(
     have = counts(split)
     short = [f"{have[r]} {r} rows where {n} are needed" for r,n in need.items() if have[r] < n]
     require(not short, f"{symbol} is too short to forecast: of its {len(split):,} recorded seconds, {have['purged']:,} are purged "
-            "around the seams, which leaves " + " and ".join(short)
+            "around the seams or lack the past that a forecast needs, which leaves " + " and ".join(short)
             + ". Take a longer recording, or shorten the horizons and the lookback.", TooShortError)
     return have
 
