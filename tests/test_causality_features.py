@@ -5,7 +5,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-import lobresearch.market.features as module
+from lobresearch.market import book_features, price_features, trade_features
 from lobresearch.market.features import FEATURES, Market, features, random_grid
 
 N = 1200
@@ -60,8 +60,9 @@ def test_a_planted_leak_is_seen(monkeypatch):
 
 
 def test_every_exported_feature_is_registered():
-    made = {f.make for f in FEATURES.values()} | {module.mean_depth} # the denominator of flow, no feature of its own
-    exported = [f for f in map(module.__dict__.get, module.__all__) if inspect.isfunction(f)]
+    made = {f.make for f in FEATURES.values()} | {trade_features.mean_depth} # the denominator of flow, no feature of its own
+    exported = [getattr(m, n) for m in (book_features, trade_features, price_features) for n in m.__all__]
+    exported = [f for f in exported if inspect.isfunction(f)]
     takes_a_market = [f for f in exported if Market in [p.annotation for p in inspect.signature(f).parameters.values()]]
     assert len(takes_a_market) > 15
     assert [f.__name__ for f in takes_a_market if f not in made] == []

@@ -5,7 +5,9 @@ import pytest
 from hypothesis import given, settings, strategies as st
 
 from lobresearch.errors import ParameterError
-from lobresearch.market.features import FEATURES, OFI, SECOND, feature, features, random_grid, select, trailing_sum, warmup
+from lobresearch.market.features import FEATURES, OFI, features, random_grid, select, warmup
+from lobresearch.market.labels import SECOND
+from lobresearch.market.registry import feature, trailing_sum
 
 
 @pytest.fixture(scope="module")

@@ -31,7 +31,7 @@ LEAST = dict(train=600, valid=60, test=60) # Rows of each role without which not
 # %% ../../nbs/forecast/07_jobs.ipynb #45ec366a
 def code_fingerprint()->str:
     "Hash of the modules that forecasts depend on"
-    names = ("data.book","data.seconds","data.grid","market.features","market.labels","market.splits","forecast.inputs","forecast.blocks","forecast.deeplob","forecast.training",
+    names = ("data.book","data.seconds","data.grid","market.registry","market.book_features","market.trade_features","market.price_features","market.features","market.labels","market.splits","forecast.inputs","forecast.blocks","forecast.deeplob","forecast.training",
              "forecast.baselines","forecast.jobs")
     return fingerprint(*(importlib.import_module(f"lobresearch.{n}").__file__ for n in names))
 
