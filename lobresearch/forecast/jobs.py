@@ -28,11 +28,12 @@ FEATURES_LOOKBACK = 61 # Seconds; features that look back farther are left out
 MODELS = ("zero", *RIDGES, *NETS)
 LEAST = dict(train=600, valid=60, test=60) # Rows of each role without which nothing is trained
 
-# %% ../../nbs/forecast/07_jobs.ipynb #45ec366a
+# %% ../../nbs/forecast/07_jobs.ipynb #44ddfe52
 def code_fingerprint()->str:
     "Hash of the modules that forecasts depend on"
-    names = ("data.book","data.seconds","data.grid","market.registry","market.book_features","market.trade_features","market.price_features","market.features","market.labels","market.splits","forecast.inputs","forecast.blocks","forecast.deeplob","forecast.training",
-             "forecast.baselines","forecast.jobs")
+    market = ("registry","book_features","trade_features","price_features","features","labels","splits","images")
+    names = ("data.book","data.seconds","data.grid", *(f"market.{n}" for n in market), "forecast.inputs","forecast.blocks","forecast.deeplob",
+             "forecast.training","forecast.baselines","forecast.jobs")
     return fingerprint(*(importlib.import_module(f"lobresearch.{n}").__file__ for n in names))
 
 def data_fingerprint(
