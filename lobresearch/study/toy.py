@@ -12,7 +12,7 @@ import pandas as pd
 from ..data.grid import ingest_all, load_grid, write_grid
 from ..data.simulate import make_simulated
 from ..errors import require
-from ..market.features import random_grid
+from ..market.registry import random_grid
 from ..market.labels import labels
 from ..market.splits import chronological, load_split, write_splits
 from ..run import Stage
