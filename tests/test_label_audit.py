@@ -15,7 +15,7 @@ from lobresearch.market.labels import LABELS, SECOND, make_label
 
 @pytest.fixture(scope="module")
 def walk():
-    e = np.random.default_rng(0).standard_normal(600_000)
+    e = np.random.default_rng(0).standard_normal(300_000)
     return np.exp(np.cumsum(e)*1e-5)
 
 
@@ -56,11 +56,11 @@ def test_measured_floors_on_a_walk_are_the_closed_form(audit):
     "Within four of the bootstrap's own standard errors, and never far"
     for v, floor in (("r", "floor"), ("f1", "floor_f1")):
         se = (audit[f"{v}_hi"] - audit[f"{v}_lo"])/4
-        assert (se > 0).all() and (se < .01).all()
+        assert (se > 0).all() and (se < .02).all()
         assert ((audit[v] - audit[floor]).abs() < 4*se).all(), audit[[v, floor]]
-    assert (audit.sd - audit.spread).abs().max() < .01
-    assert audit.raw.abs().max() < .02 # the same forecasts are worth nothing on the raw label
-    assert audit.r["ema", 10] == pytest.approx(.485, abs=.006) and audit.r["ema", 60] == pytest.approx(.179, abs=.01)
+    assert (audit.sd - audit.spread).abs().max() < .015
+    assert audit.raw.abs().max() < .04 # the same forecasts are worth nothing on the raw label
+    assert audit.r["ema", 10] == pytest.approx(.485, abs=.01) and audit.r["ema", 60] == pytest.approx(.179, abs=.02)
 
 
 @pytest.mark.parametrize("kind, reach", [("ema", 60), ("mean_mean", 20), ("mean_past10", 20)])
