@@ -11,9 +11,11 @@ from statsmodels.tsa.stattools import acf as statsmodels_acf
 
 from lobresearch.errors import ParameterError
 from lobresearch.market.fact_figures import fig_acf, fig_ofi_impact, fig_order_signs, fig_returns, fig_spread_depth, samples
-from lobresearch.market.facts import (FACTS, Sample, acf, acf_interval, decay_exponent, exponent_interval, facts_table, fractional_noise,
-                                      hill, impact_r2, kurtosis_from_sums, past_returns)
-from lobresearch.market.features import random_grid
+from lobresearch.market.book_facts import impact_r2
+from lobresearch.market.facts import Sample, acf, acf_interval, all_facts, facts_table, past_returns
+from lobresearch.market.memory_facts import decay_exponent, exponent_interval, fractional_noise
+from lobresearch.market.registry import random_grid
+from lobresearch.market.return_facts import hill, kurtosis_from_sums
 
 matplotlib.use("Agg")
 
@@ -103,10 +105,11 @@ def test_returns_do_not_cross_gaps(chance):
 
 def test_table(chance):
     t = facts_table(chance, resamples=60, block=200, seed=1)
-    assert list(t.key) == list(FACTS)
-    assert list(t.columns) == ["key", "fact", "value", "lo", "hi", "published_lo", "published_hi", "inside", "unit", "source", "reason"]
+    assert list(t.key) == list(all_facts())
+    assert list(t.columns) == ["key", "group", "fact", "value", "lo", "hi", "interval", "p", "null", "published_lo", "published_hi", "inside", "unit",
+                               "source", "reason"]
     have = t[t.value.notna() & t.lo.notna()]
-    assert len(have) >= 12 and (have.lo <= have.hi).all() and (have.reason == "").all()
+    assert len(have) >= 25 and (have.lo <= have.hi).all() and (have.reason == "").all()
     assert (t[t.value.isna()].reason != "").all() and t[t.value.isna()].inside.isna().all()
     pd.testing.assert_frame_equal(t, facts_table(chance, resamples=60, block=200, seed=1))
     v = t.set_index("key").value

@@ -5,13 +5,16 @@
 # %% auto #0
 __all__ = ['HORIZONS', 'samples', 'fig_returns', 'fig_acf', 'fig_spread_depth', 'fig_order_signs', 'fig_ofi_impact']
 
-# %% ../../nbs/market/13_fact_figures.ipynb #e92ed662
+# %% ../../nbs/market/13_fact_figures.ipynb #46ef584c
 import math
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from ..errors import TooShortError, require
-from .facts import Sample, acf, acf_interval, decay_exponent, finite, hill, impact_r2, order_signs, past_returns
+from .book_facts import impact_r2, order_signs
+from .facts import Sample, acf, acf_interval, finite, past_returns
+from .memory_facts import decay_exponent
+from .return_facts import hill
 from .trade_features import order_flow
 from ..plots import COLORS, OKABE_ITO, WIDTH
 
