@@ -17,7 +17,7 @@ import torch
 from lobresearch.data.grid import ingest, load_grid, write_grid
 from lobresearch.data.simulate import make_simulated
 from lobresearch.forecast.baselines import fit_ridge, predict_ridge
-from lobresearch.forecast.deeplob import build
+from lobresearch.forecast.nets import build
 from lobresearch.forecast.training import Run, _cast, huber, predict_dense, prepare, step, stretches, validate
 from lobresearch.market.features import features, select
 from lobresearch.market.labels import labels

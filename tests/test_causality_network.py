@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from lobresearch.forecast import baselines
-from lobresearch.forecast.deeplob import build
+from lobresearch.forecast.nets import build
 from lobresearch.forecast.inputs import KINDS, fit_inputs, make_inputs
 from lobresearch.forecast.training import fit, predict_dense, prepare
 from lobresearch.market.features import features, random_grid
@@ -59,7 +59,7 @@ def test_a_network_that_looks_ahead_is_caught(grid):
     "The comparison above can fail: the published inception pads both sides, and sees two seconds ahead"
     state = fit_inputs(grid, np.arange(N) < 150, "book", L)
     net = network(1)
-    five = net.inception.five[2]
+    five = net.eye.inception.five[2]
     five.forward = lambda x: torch.nn.functional.conv2d(x, five.weight, five.bias, padding=(2, 0))
     a, b = forecast(net, grid, state), forecast(net, other_future(grid, 1000, np.random.default_rng(0)), state)
     assert not np.array_equal(a[:1001], b[:1001], equal_nan=True)

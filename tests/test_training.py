@@ -6,7 +6,7 @@ import torch
 from hypothesis import given, settings, strategies as st
 
 from lobresearch.errors import ParameterError, TooShortError
-from lobresearch.forecast.deeplob import build
+from lobresearch.forecast.nets import build
 from lobresearch.forecast.training import Rows, Run, epoch, fit, gather, huber, predict_dense, prepare, runs, step, stretches
 from lobresearch.market.features import random_grid
 from lobresearch.market.splits import chronological
@@ -183,11 +183,11 @@ def test_what_is_too_short_or_unknown_is_refused_with_a_sentence(rows):
 def test_averaged_weights_follow_by_hand(rows):
     "After the first step the memory is 2/11: the mean is 2/11 of the first weights and 9/11 of the new ones"
     net = network(rows)
-    first = net.head.bias.detach().clone(), net.trunk[0].weight.detach().clone()
+    first = net.head.bias.detach().clone(), net.eye.trunk[0].weight.detach().clone()
     run = Run(net, rows, 1, average=.99)
     net.train()
     step(run, stretches(rows.segment, run.train, run.context, 64)[:2])
-    for w0, w1, mean in zip(first, (net.head.bias, net.trunk[0].weight), (run.mean.head.bias, run.mean.trunk[0].weight)):
+    for w0, w1, mean in zip(first, (net.head.bias, net.eye.trunk[0].weight), (run.mean.head.bias, run.mean.eye.trunk[0].weight)):
         assert torch.allclose(mean, 2/11*w0 + 9/11*w1, atol=1e-7)
     plain = Run(network(rows), rows, 1, average=0)
     assert plain.mean is plain.net

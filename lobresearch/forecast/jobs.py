@@ -15,7 +15,7 @@ import torch
 from ..data.grid import grid_dates, grid_path, load_grid
 from ..errors import ParameterError, TooShortError, require
 from .baselines import LAMBDAS, RIDGES, fit_ridge, predict_ridge, ridge_names
-from .deeplob import NETS, build, save_model
+from .nets import NETS, build, save_model
 from .items import fingerprint, item_key, status
 from .scoring import COLUMNS
 from .training import fit, predict_dense, prepare
@@ -28,12 +28,12 @@ FEATURES_LOOKBACK = 61 # Seconds; features that look back farther are left out
 MODELS = ("zero", *RIDGES, *NETS)
 LEAST = dict(train=600, valid=60, test=60) # Rows of each role without which nothing is trained
 
-# %% ../../nbs/forecast/07_jobs.ipynb #44ddfe52
+# %% ../../nbs/forecast/07_jobs.ipynb #1361a91d
 def code_fingerprint()->str:
     "Hash of the modules that forecasts depend on"
     market = ("registry","book_features","trade_features","price_features","features","labels","splits","images")
-    names = ("data.book","data.seconds","data.grid", *(f"market.{n}" for n in market), "forecast.inputs","forecast.blocks","forecast.deeplob",
-             "forecast.training","forecast.baselines","forecast.jobs")
+    forecast = ("inputs","blocks","dense","deeplob","tcn","recurrent","transformer","nets","training","baselines","jobs")
+    names = ("data.book","data.seconds","data.grid", *(f"market.{n}" for n in market), *(f"forecast.{n}" for n in forecast))
     return fingerprint(*(importlib.import_module(f"lobresearch.{n}").__file__ for n in names))
 
 def data_fingerprint(

@@ -16,7 +16,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 from ..errors import ParameterError, TooShortError, require
-from .deeplob import build
+from .nets import build
 from .inputs import fit_inputs, make_inputs
 from ..market.labels import labels
 
@@ -93,7 +93,7 @@ def gather(
     i = torch.from_numpy(np.minimum(i, end[:,None]-1))
     return rows.x[i].permute(0,3,1,2), rows.y[i[:,context:]].masked_fill(beyond, torch.nan)
 
-# %% ../../nbs/forecast/03_training.ipynb #dceadd1c
+# %% ../../nbs/forecast/03_training.ipynb #858b7ce3
 def pick_device()->torch.device:
     "The first GPU, or the processor"
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -123,7 +123,7 @@ def predict_dense(
     net.eval()
     device, context = next(net.parameters()).device, net.receptive_field - 1
     out = np.full((len(x), net.config["horizons"]), np.nan, np.float32)
-    todo = _wanted(segment, ok, context, targets)
+    todo = _wanted(segment, ok, context, max(len(x), 1) if net.stateful else targets) # a state that runs on starts with its segment
     todo = todo[np.argsort(todo[:,0] - todo[:,1], kind="stable")] # of like length together
     rows = Rows(None, None, None, x, torch.zeros(len(x), 1), None, None, None)
     for i in range(0, len(todo), batch):
