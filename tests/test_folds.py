@@ -10,7 +10,7 @@ from skfolio.model_selection import CombinatorialPurgedCV
 
 from lobresearch.errors import LobError, ParameterError, TooShortError
 from lobresearch.market.folds import (
-    combinatorial, fig_folds, fold_counts, mean_over_blocks, near, paths, recombine, test_blocks as blocks_of, walk_forward,
+    closest, combinatorial, fig_folds, fold_counts, mean_over_blocks, near, paths, recombine, test_blocks as blocks_of, walk_forward,
 )
 from lobresearch.market.labels import SECOND
 from lobresearch.market.splits import chronological
@@ -73,6 +73,8 @@ def test_combinatorial(t, reach, groups, k, valid, final):
         if len(end): assert (is_open == (t + horizon + embargo < end[0])).all() and ((r == "final") == (roles[0] == "final")).all()
         else: assert is_open.all()
         assert set(r) <= {"train", "valid", "test", "final", "purged"}
+        kinds = [t[r == x] for x in ("train", "valid", "test", "final")]
+        assert closest(pd.DataFrame(dict(ts=t*SECOND, scheme="", fold=0, role=r))).seconds[0] == min(apart(a, b) for a, b in combinations(kinds, 2)) > sum(reach)
 
 
 @given(t=clocks, reach=reaches, folds=st.integers(1, 5), window=st.none() | st.integers(5, 200), **shares)
@@ -198,7 +200,9 @@ def test_a_block_without_a_score_is_counted_and_not_averaged_in():
 
 
 @pytest.mark.parametrize("make", [walk_forward, combinatorial])
-@pytest.mark.parametrize("t, says", [([], "0 recorded seconds leave 0 open"), ([0], "1 recorded seconds leave"), (np.arange(120), "120 recorded seconds leave 0 open"), (np.arange(600), "too short for this split")])
+@pytest.mark.parametrize("t, says", [
+    ([], "0 recorded seconds leave 0 open"), ([0], "1 recorded seconds leave"), (np.arange(120), "120 recorded seconds leave 0 open"),
+    (np.arange(600), "too short for this split")])
 def test_too_short_is_said(make, t, says):
     with pytest.raises(TooShortError, match=says): make(np.array(t, np.int64)*SECOND, 60, 143, 60)
 
