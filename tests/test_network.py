@@ -79,7 +79,8 @@ def test_sizes_by_hand():
     chain = lambda i, n: block(i, 64) + (n-1)*block(64, 64)
     band = 4*conv(64, 64) + 4*32
     want = {"deeplob_tcn": eye + chain(192, 4) + head(64), "tcn": chain(40, 4) + head(64), "lstm": lstm(40, 64) + head(64),
-            "deeplob_lstm": eye + lstm(192, 64) + head(64), "deeplob_lstm_stateful": eye + lstm(192, 64) + head(64), "cnn_lstm": conv(40, 64, t=5) + conv(64, 64, t=5) + lstm(64, 64) + head(64),
+            "deeplob_lstm": eye + lstm(192, 64) + head(64), "deeplob_lstm_stateful": eye + lstm(192, 64) + head(64),
+            "cnn_lstm": conv(40, 64, t=5) + conv(64, 64, t=5) + lstm(64, 64) + head(64),
             "hierarchical": eye + chain(192, 4) + chain(192, 5) + band + conv(128, 64) + 2*64 + 1 + 2*head(64, 1),
             "transformer": conv(40, 64) + 2*(4*64 + 4*conv(64, 64) + 4*50 + conv(64, 128) + conv(128, 64)) + 2*64 + head(64)}
     assert {n: weights(build(n, {})) for n in NETS} == want
