@@ -191,7 +191,7 @@ def mean_over_blocks(
     return dict(mean=float(known.mean()) if len(known) else np.nan, se=float(known.std(ddof=1)/np.sqrt(len(known))) if len(known) > 1 else np.nan,
                 blocks=len(known), undefined=len(score) - len(known))
 
-# %% ../../nbs/market/08_folds.ipynb #c28178c7
+# %% ../../nbs/market/08_folds.ipynb #f623bcc0
 _FILL = dict(train=("blue", .5), valid=("orange", .5), test=("green", .86), final=("grey", .5), unused=("grey", .08))
 
 def _runs(fold):
@@ -218,6 +218,7 @@ def fig_folds(
         for fold,t in table[table.role == role].groupby("fold"):
             ax.broken_barh(list(zip(t.start, t.end - t.start)), (fold - height/2, height), color=OKABE_ITO[color], lw=0)
     ax.set(ylim=(n - .4, -.6), yticks=range(n), ylabel="fold", xlabel="hours from the start of the recording")
+    ax.margins(x=.01)
     ax.tick_params(left=False); ax.spines["left"].set_visible(False)
     if legend: _legend(fig, set(table.role))
     return fig, table[["fold","role","start","end","rows"]].reset_index(drop=True)
