@@ -21,7 +21,7 @@ from .tape import BOOK_HEADER, LEVELS, MISSING, TRADE_HEADER, book_text, open_ta
 from .tardis import file_name
 from ..errors import DataError, ParameterError, require
 
-# %% ../../nbs/data/11_lobster.ipynb #c55099eb
+# %% ../../nbs/data/11_lobster.ipynb #8a0ffccc
 Pair = namedtuple("Pair", "symbol date levels message orderbook")
 _NAME = re.compile(r"(?P<symbol>[^_]+)_(?P<date>\d{4}-\d\d-\d\d)_\d+_\d+_(?P<kind>message|orderbook)_(?P<levels>\d+)(\.\w+)*?\.csv(\.gz)?")
 
@@ -39,9 +39,11 @@ def find_pairs(
             if m["kind"] in (two := found.setdefault((m["symbol"], m["date"]), {})): raise DataError(
                 f"there is another {m['kind']} file of {m['symbol']} {m['date']}, {two[m['kind']].name}. Keep one pair a day in the folder.", p)
             two |= {m["kind"]: p, m["kind"] + "_levels": int(m["levels"])}
-    for s, d in [(s, d) for s in symbols or dict.fromkeys(s for s, _ in found) for d in days or sorted({d for t, d in found if t == s} or {"any day"})]:
-        require((s, d) in found, f"{folder} holds no LOBSTER file of {s} on {d}; names are like AAPL_2012-06-21_34200000_57600000_message_10.csv.")
-    require(len(found) > 0, f"{folder} holds no LOBSTER file; names are like AAPL_2012-06-21_34200000_57600000_message_10.csv.")
+    like = "names are like AAPL_2012-06-21_34200000_57600000_message_10.csv"
+    require(len(found) > 0, f"{folder} holds no LOBSTER file{' that was asked for' if symbols or days else ''}; {like}.")
+    for s in symbols or sorted({s for s, _ in found}):
+        for d in days or [next((d for t, d in found if t == s), "any day")]:
+            require((s, d) in found, f"{folder} holds no LOBSTER file of {s} on {d}; {like}.")
     return [_pair(*k, found[k]) for k in sorted(found)]
 
 def _pair(symbol, date, f):
@@ -127,7 +129,7 @@ def read_rows(
     if n: yield out[:n]
     elif not done: raise DataError("the file is empty. Copy it again.", path, 1)
 
-# %% ../../nbs/data/11_lobster.ipynb #375cd02a
+# %% ../../nbs/data/11_lobster.ipynb #6886c7b4
 DUMMY = 9_999_999_999
 
 def _refuse(faults, x, path, done):
@@ -146,7 +148,7 @@ def check_messages(
     "Refuse message lines that cannot be"
     order, before = m[:, 1] <= 5, np.concatenate([[last], m[:-1, 0]])
     _refuse([((m[:, 1] < 1) | (m[:, 1] > 7), lambda r: f"type is {r[1]}; LOBSTER has types 1 to 7."),
-             (m[:, 0] < before, lambda r: f"time {r[0]/1e9:.9f} is earlier than the line before; messages are in order of time. Sort or copy the file again."),
+             (m[:, 0] < before, lambda r: f"time {r[0]/1e9:.9f} is earlier than the line before; messages are in order of time. Copy the file again."),
              (m[:, 0] >= 86_400*10**9, lambda r: f"time {r[0]/1e9:.9f} is not in the day: times are seconds after midnight."),
              (m[:, 3] < 0, lambda r: f"size is {r[3]}; sizes are not negative."),
              (order & (m[:, 4] <= 0), lambda r: f"price is {r[4]}; an order's price is positive."),
@@ -162,20 +164,22 @@ def check_books(
     void = np.stack([ask == DUMMY, bid == -DUMMY], axis=2).reshape(size.shape)
     def worse(x, empty): return ((x[:, 1:] <= x[:, :-1]) & ~(empty & (x[:, 1:] == x[:, :-1]))).any(axis=1)
     _refuse([((size < 0).any(axis=1), lambda r: f"a size is {r[1::2].min()}; sizes are not negative."),
-             (((ask <= 0) | ((bid <= 0) & (bid != -DUMMY))).any(axis=1), lambda r: f"a price is not positive and no missing level ({DUMMY} or -{DUMMY})."),
+             (((ask <= 0) | ((bid <= 0) & (bid != -DUMMY))).any(axis=1),
+              lambda r: f"a price is not positive and no missing level ({DUMMY} or -{DUMMY})."),
              ((void & (size > 0)).any(axis=1), lambda r: "a missing level has a size."),
              (worse(ask, ask[:, 1:] == DUMMY), lambda r: f"ask prices do not rise from level to level: {r[0::4].tolist()}."),
              (worse(-bid, bid[:, 1:] == -DUMMY), lambda r: f"bid prices do not fall from level to level: {r[2::4].tolist()}.")], b, path, done)
 
-# %% ../../nbs/data/11_lobster.ipynb #dca8e05d
+# %% ../../nbs/data/11_lobster.ipynb #10f4c975
 def read_pair(
     pair, # From `find_pairs`
     rows:int=1 << 16, # Lines in a chunk
 ): # Generator of messages (n, 6) and books (n, 4*levels), int64; time in ns, prices x 10000
     "Stream both files side by side; raises `DataError` at the first fault or where one file ends before the other"
     done, last = 0, 0
-    names = book_names(pair.levels)
-    with closing(read_rows(pair.message, MESSAGE, [9, 0, 0, 0, 0, 0], rows)) as ms, closing(read_rows(pair.orderbook, names, [0]*len(names), rows)) as bs:
+    left = read_rows(pair.message, MESSAGE, [9, 0, 0, 0, 0, 0], rows)
+    right = read_rows(pair.orderbook, book_names(pair.levels), [0]*4*pair.levels, rows)
+    with closing(left) as ms, closing(right) as bs:
         for m, b in zip_longest(ms, bs, fillvalue=np.empty((0, 1), np.int64)):
             n = min(len(m), len(b))
             if len(m): check_messages(m, pair.message, done, last)
