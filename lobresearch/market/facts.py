@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['VERSIONS', 'HALF_LIFE', 'GROUPS', 'NONE', 'FACTS', 'ewma_volatility', 'Sample', 'past_returns', 'returns', 'finite',
-           'unbroken', 'stretch_of', 'acf', 'acf_interval', 'Fact', 'fact', 'all_facts', 'measure', 'facts_table',
-           'facts_versions', 'facts_by_day', 'spread_over_days', 'block_sensitivity', 'false_discovery']
+           'pieces', 'unbroken', 'stretch_of', 'acf', 'acf_interval', 'Fact', 'fact', 'all_facts', 'measure',
+           'facts_table', 'facts_versions', 'facts_by_day', 'spread_over_days', 'block_sensitivity', 'false_discovery']
 
 # %% ../../nbs/market/09_facts.ipynb #37778c2b
 import copy
@@ -51,7 +51,7 @@ def ewma_volatility(
     v = np.sqrt(_ewma(np.asarray(ts, np.int64), np.asarray(segment), np.asarray(r, float)**2, float(half_life*SECOND)))
     return np.where(v > 0, v, np.nan)
 
-# %% ../../nbs/market/09_facts.ipynb #f09a0199
+# %% ../../nbs/market/09_facts.ipynb #51b53523
 class Sample:
     "A grid with what several facts need, and the settings of their intervals"
     def __init__(self,
@@ -64,7 +64,7 @@ class Sample:
                 ):
         require(version in VERSIONS, f"There is no version {version!r} of returns; there are {', '.join(VERSIONS)}.")
         self.grid,self.n,self.block,self.seed,self.version,self.stretch = grid,resamples,block,seed,version,stretch
-        self.ts,self.segment,self._returns = grid.index.to_numpy(np.int64), grid["segment"].to_numpy(), {}
+        self.ts,self.segment,self._kept = grid.index.to_numpy(np.int64), grid["segment"].to_numpy(), {}
 
     @cached_property
     def market(self): return Market(self.grid)
@@ -78,13 +78,19 @@ class Sample:
         "Rows of a block of a series with a row every `horizon` seconds: shorter in a short recording, never under ten"
         return max(10, int(self.stretch*max(10, min(self.block, len(self.ts)//20)//horizon)))
     def rng(self, key): return np.random.default_rng([self.seed, zlib.crc32(key.encode())])
+    def keep(self, key, make):
+        "What `make` gives, worked out once for each version of returns"
+        key = (self.version, self.n, key)
+        if key not in self._kept: self._kept[key] = make()
+        return self._kept[key]
     def with_(self, **settings):
         "The same symbol with other settings (version, stretch, …); what is already worked out is shared"
         out = copy.copy(self)
-        out.__dict__.update(settings, _returns=self._returns)
+        out.__dict__.update(settings)
+        require(out.version in VERSIONS, f"There is no version {out.version!r} of returns; there are {', '.join(VERSIONS)}.")
         return out
 
-# %% ../../nbs/market/09_facts.ipynb #0e1ace45
+# %% ../../nbs/market/09_facts.ipynb #e12e6bf0
 def past_returns(
     s:Sample, # A symbol
     seconds:int, # Length of the return
@@ -101,9 +107,7 @@ def returns(
     overlapping:bool=False, # One a second, or one every `seconds`?
 )->np.ndarray: # (rows,); basis points if raw, else a pure number
     "Returns in the sample's version"
-    key = (s.version, seconds)
-    if key not in s._returns: s._returns[key] = _version(s, past_returns(s, seconds, True), seconds)
-    r = s._returns[key]
+    r = s.keep(("returns", seconds), lambda: _version(s, past_returns(s, seconds, True), seconds))
     return r if overlapping else r[(s.ts//SECOND) % seconds == 0]
 
 def _version(s, r, seconds):
@@ -115,7 +119,7 @@ def _version(s, r, seconds):
         return np.where(j >= 0, r/(v[j]*math.sqrt(seconds)), np.nan)
     return r
 
-# %% ../../nbs/market/09_facts.ipynb #b670338b
+# %% ../../nbs/market/09_facts.ipynb #53e2e934
 def finite(
     x, # Values, (rows,)
     least:int, # How many a fact needs
@@ -126,17 +130,25 @@ def finite(
     require(len(x) >= least, f"{len(x)} {what} where {least} are needed", TooShortError)
     return x
 
+def pieces(
+    x, # Values, (rows,)
+    segment, # Segment of each value, (rows,)
+)->tuple: # (first rows, lengths) of all stretches without a NaN in one segment
+    "Where a series is whole"
+    ok, segment = np.isfinite(x), np.asarray(segment)
+    if not ok.any(): return np.empty(0, np.int64), np.empty(0, np.int64)
+    edges = np.flatnonzero(np.r_[True, (segment[1:] != segment[:-1]) | ~ok[1:] | ~ok[:-1], True])
+    starts, lengths = edges[:-1], np.diff(edges)
+    return starts[ok[starts]], lengths[ok[starts]]
+
 def unbroken(
     x, # Values, (rows,)
     segment, # Segment of each value, (rows,)
 )->slice: # Of the longest stretch without a NaN in one segment
     "Where a test that knows no gaps may look"
-    ok, segment = np.isfinite(x), np.asarray(segment)
-    if not ok.any(): return slice(0, 0)
-    new = np.r_[True, (segment[1:] != segment[:-1]) | ~ok[:-1]] & ok
-    edges = np.flatnonzero(np.r_[new | ~ok, True])
-    starts, lengths = edges[:-1], np.diff(edges)
-    best = np.argmax(np.where(ok[starts], lengths, 0))
+    starts, lengths = pieces(x, segment)
+    if not len(starts): return slice(0, 0)
+    best = np.argmax(lengths)
     return slice(int(starts[best]), int(starts[best] + lengths[best]))
 
 def stretch_of(
@@ -230,7 +242,7 @@ def all_facts()->dict[str, Fact]: # Key to fact, group by group
     from lobresearch.market.book_facts import FACTS as known # the last of the modules that fill it
     return {k: f for g in GROUPS for k,f in known.items() if f.group == g}
 
-# %% ../../nbs/market/09_facts.ipynb #1418c9d3
+# %% ../../nbs/market/09_facts.ipynb #b8137f57
 def measure(
     s:Sample, # A symbol
     key:str, # Which fact
@@ -277,7 +289,7 @@ def facts_versions(
 )->pd.DataFrame: # version, then the columns of `measure`
     "Facts of raw, transformed and standardised returns, one below the other"
     known, s = _check(resamples, keys), Sample(grid, resamples, block, seed)
-    parts = [(v, _table(s.with_(version=Sample(grid, version=v).version), k)) for v in versions if (k := [k for k,f in known.items() if v in f.versions])]
+    parts = [(v, _table(s.with_(version=v), k)) for v in versions if (k := [k for k,f in known.items() if v in f.versions])]
     return pd.concat([t.assign(version=v) for v,t in parts], ignore_index=True)[["version", *parts[0][1].columns]]
 
 # %% ../../nbs/market/09_facts.ipynb #94b13758
