@@ -150,7 +150,7 @@ def rows(
             "The final rows are sealed: only the last stage opens them, with load_split(..., allow_final='why', log=path).", SealedError)
     return ts
 
-# %% ../../nbs/market/07_splits.ipynb #f186aee2
+# %% ../../nbs/market/07_splits.ipynb #e941a286
 def fig_split(
     split:pd.DataFrame, # From `chronological`
     ax=None, # Axes to draw on
@@ -163,6 +163,7 @@ def fig_split(
                           for r in BLOCKS if (m := split.role == r).any()])
     for r in table.itertuples():
         ax.barh(0, r.end - r.start, left=r.start, color=color[r.role], height=.8)
-        ax.text((r.start+r.end)/2, 0, f"{r.role}\n{r.rows:,}", ha="center", va="center", color="w", fontsize=8)
+        narrow = r.end - r.start < .07*hours.max()
+        ax.text((r.start+r.end)/2, 0, f"{r.role}{' ' if narrow else chr(10)}{r.rows:,}", ha="center", va="center", color="w", fontsize=8, rotation=90*narrow)
     ax.set(yticks=[], xlabel="hours from the start of the recording"); ax.spines["left"].set_visible(False)
     return fig, table
