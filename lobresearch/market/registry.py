@@ -180,7 +180,7 @@ class Feature(NamedTuple):
 
 FEATURES:dict[str, Feature] = {}
 
-# %% ../../nbs/market/00_registry.ipynb #7cff3a1e
+# %% ../../nbs/market/00_registry.ipynb #69ced9c2
 def feature(
     name:str, # Template of the name, such as "imb_{level}"
     formula:str, # Template of the formula
@@ -196,6 +196,7 @@ def feature(
         for values in itertools.product(*settings.values()):
             s = dict(zip(settings, values))
             key, levels = name.format(**s), s.get("level", s.get("levels", 1))
+            levels = 1 if levels == "all" else levels
             old = FEATURES.get(key)
             require(old is None or old.make.__qualname__ == f.__qualname__,
                     f"There is a feature {key} already; give the new one another name.")
