@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['LAYOUTS', 'Npy43', 'interleaved', 'detect_layout', 'times', 'open_npy43', 'declared', 'read_npy43', 'places',
-           'to_tardis', 'ahead', 'compare_returns']
+           'days_of', 'to_tardis', 'ahead', 'compare_returns']
 
 # %% ../../nbs/data/13_npy43.ipynb #a9a66e86
 from collections import namedtuple
@@ -142,7 +142,20 @@ def places(
         if (np.round(x.astype(float), p).astype(np.float32) == x.astype(np.float32)).all(): return p
     raise ParameterError("A price or size needs more than 9 decimal places; round it to the venue's step first.")
 
-# %% ../../nbs/data/13_npy43.ipynb #4643939b
+# %% ../../nbs/data/13_npy43.ipynb #f6bda6ea
+def _by_day(ts):
+    "UTC days and the rows that each begins with, and the end"
+    d, first = np.unique(ts//86_400_000_000, return_index=True)
+    return d.astype("datetime64[D]").astype(str).tolist(), [*first.tolist(), len(ts)]
+
+def days_of(
+    path, # A .npy file
+    start:str|None=None, # UTC time of the first row, where the file's times cannot be used
+    step:float|None=None, # Seconds from row to row
+)->list: # YYYY-MM-DD
+    "The UTC days of a file"
+    return _by_day(times(np.array(open_npy43(path)[:, 0]), path, start, step))[0]
+
 def _chunks(a, layout, path, rows=1 << 15):
     "Checked books of an array, a stretch at a time"
     for i in range(0, len(a), rows): yield slice(i, i + rows), _checked(a[i:i + rows, 1:41], layout, path, i)
@@ -161,19 +174,17 @@ def to_tardis(
     a = open_npy43(path)
     layout, ts, at = declared(a, layout, path), times(np.array(a[:, 0]), path, start, step), (0, 0)
     for _, x in _chunks(a, layout, path): at = max(at[0], places(x[:, 0::2])), max(at[1], places(x[:, 1::2]))
-    date, said = ts//86_400_000_000, {}
-    for d in np.unique(date):
-        name = str(np.datetime64(int(d), "D"))
+    (names, at_row), said = _by_day(ts), {}
+    for name, first, last in zip(names, at_row, at_row[1:], strict=False):
         if days is not None and name not in days: continue
-        first, last = np.searchsorted(date, [d, d + 1])
         with open_tape(Path(folder)/file_name(exchange, "book_snapshot_25", name, symbol)) as write:
             write(BOOK_HEADER.encode() + b"\n")
             for s, x in _chunks(a[first:last], layout, path, 4096):
                 t = ts[first:last][s]
                 write(book_text(exchange, symbol, t, t, *(to_units(x[:, k::4], at[k % 2]) for k in range(4)), at))
-        said[name] = int(last - first)
-    lacking, (first, last) = sorted(set(days or ()) - set(said)), np.array([date[0], date[-1]]).astype("datetime64[D]")
-    require(not lacking, f"{path} has no row on {', '.join(lacking)}; it has {first} to {last} (UTC).")
+        said[name] = last - first
+    lacking = sorted(set(days or ()) - set(said))
+    require(not lacking, f"{path} has no row on {', '.join(lacking)}; it has {names[0]} to {names[-1]} (UTC).")
     return said
 
 # %% ../../nbs/data/13_npy43.ipynb #3fe7b89e
