@@ -6,9 +6,10 @@ from hypothesis import given, settings, strategies as st
 
 from lobresearch.market import price_features as pf
 from lobresearch.market.registry import FEATURES, Market, random_grid
+from lobresearch.market.windows import Windows, decayed_gap, decayed_ratio
 
 SECOND = 1_000_000
-MINE = [n for n, f in FEATURES.items() if f.make.__module__ == pf.__name__]
+MINE = [n for n, f in FEATURES.items() if not f.needs and f.make.__module__ == pf.__name__]
 
 
 def compute(grid, name):
@@ -93,7 +94,8 @@ def test_the_bar_is_pandas(grid):
     for name, ref in dict(bar_high=hi, bar_low=lo).items(): assert np.allclose(compute(wide, name), np.nan_to_num(1e4*np.log(ref/p)), atol=1e-6), name
     opened, closed = compute(wide, "bar_open"), compute(wide, "bar_close")
     for i in range(0, len(grid), 7):
-        held = s[(seg == grid.segment.iloc[i]) & (s.index > pd.Timestamp(grid.index[i] - 60*SECOND, unit="us")) & (s.index <= pd.Timestamp(grid.index[i], unit="us"))]
+        a, b = (pd.Timestamp(grid.index[i] - w*SECOND, unit="us") for w in (60, 0))
+        held = s[(seg == grid.segment.iloc[i]) & (s.index > a) & (s.index <= b)]
         if len(held): assert (opened[i], closed[i]) == pytest.approx(1e4*np.log(held.iloc[[0, -1]].to_numpy()/p[i]), abs=1e-6)
         else: assert opened[i] == closed[i] == 0
 
@@ -112,7 +114,7 @@ def test_a_decaying_mean_is_pandas():
     g = random_grid(900, np.random.default_rng(1))
     m, lm = Market(g), pd.Series(1e4*np.log(mid(g)))
     ewm = lambda s, **k: s.ewm(adjust=True, **k).mean()
-    got = pf.decayed_ratio(m.ts, m.first, m.ret**2, np.ones(900), 20, 10_000)
+    got = decayed_ratio(Windows(m.ts, m.first, 10_000), m.ret**2, np.ones(900), 20)
     assert np.allclose(got, ewm(pd.Series(m.ret**2), halflife=20))
     assert np.allclose(compute(g, "ewma_vol_20"), np.sqrt(ewm(pd.Series(m.ret**2), halflife=20)), rtol=2e-3, atol=1e-9) # 2^-10 is forgotten
     assert np.allclose(compute(g, "macd_1"), ewm(lm, span=12) - ewm(lm, span=26), atol=.02)
@@ -129,13 +131,14 @@ def test_decay_is_the_weighted_sum(steps, memory, half):
     t = np.cumsum([s for s, *_ in steps]).astype(np.int64)
     first = np.maximum.accumulate(np.where(np.diff(t, prepend=-999) > 60, np.arange(len(t)), 0))
     x, y = np.array([a for _, a, _ in steps]), np.array([b for *_, b in steps])
-    got, gap = pf.decayed_ratio(t*SECOND, first, x, y, half, memory), pf._mean_gap(t*SECOND, first, x, half*SECOND, np.int64(memory*SECOND))
+    w = Windows(t*SECOND, first, memory)
+    got, gap = decayed_ratio(w, x, y, half), decayed_gap(w, x, half)
     for i in range(len(t)):
         k = np.arange(first[i], i+1)[t[first[i]:i+1] > t[i] - memory]
-        w = .5**((t[i] - t[k])/half)
-        top, bottom = (w*x[k]).sum(), (w*y[k]).sum()
+        d = .5**((t[i] - t[k])/half)
+        top, bottom = (d*x[k]).sum(), (d*y[k]).sum()
         assert got[i] == pytest.approx(top/bottom if bottom else 0, rel=1e-9)
-        assert gap[i] == pytest.approx(x[i] - (w*x[k]).sum()/w.sum(), rel=1e-9, abs=1e-9*np.abs(x[k]).max())
+        assert gap[i] == pytest.approx(x[i] - (d*x[k]).sum()/d.sum(), rel=1e-9, abs=1e-9*np.abs(x[k]).max())
         if len(set(x[k])) == 1: assert gap[i] == 0
 
 
@@ -226,7 +229,8 @@ def test_one_sided_books_and_a_day_of_gaps():
     for s, part in (("ask", slice(0, 40)), ("bid", slice(180, 220))):
         bad.loc[bad.index[part], [f"{s}_{k}_{i}" for k in ("px", "sz") for i in range(1, 11)]] = np.nan
     X = every(bad)
-    assert np.isfinite(X.to_numpy()).all() and (X.drop(columns=["since_move"]).iloc[:40].filter(regex="^(ret|vol|boll|macd|rsi|pos|range|bar_[ohlc])") == 0).all(axis=None)
+    unknown = X.iloc[:40].filter(regex="^(ret|vol|boll|macd|rsi|pos|range|bar_[ohlc])") # no mid yet
+    assert np.isfinite(X.to_numpy()).all() and (unknown == 0).all(axis=None)
     alone = every(g.assign(segment=g.index.to_numpy()))
     stays = [n for n in MINE if not n.startswith("bar_") and n != "since_move"]
     assert np.isfinite(alone.to_numpy()).all() and (alone[stays] == 0).all(axis=None)

@@ -6,9 +6,10 @@ from hypothesis import given, settings, strategies as st
 
 from lobresearch.market import trade_features as tf
 from lobresearch.market.registry import FEATURES, Market, random_grid
+from lobresearch.market.windows import Windows, extremes, moments
 
 SECOND = 1_000_000
-MINE = [n for n, f in FEATURES.items() if f.make.__module__ == tf.__name__]
+MINE = [n for n, f in FEATURES.items() if not f.needs and f.make.__module__ == tf.__name__]
 
 
 def compute(grid, name):
@@ -36,8 +37,8 @@ def depth(grid, levels=1): return sum(grid[f"{s}_sz_{i+1}"] for s in ("ask", "bi
 def share(a, b): return np.divide(a, b, out=np.zeros(len(a)), where=b != 0)
 
 
-def test_ninety_eight_of_them_say_what_they_are():
-    assert len(MINE) == 98 and len(set(MINE)) == 98
+def test_ninety_seven_of_them_say_what_they_are():
+    assert len(MINE) == 97 and len(set(MINE)) == 98
     for n in MINE: assert FEATURES[n].formula and FEATURES[n].unit and FEATURES[n].source and FEATURES[n].warmup > 0, n
 
 
@@ -105,13 +106,12 @@ def windows(steps, w):
 @settings(max_examples=200, deadline=None)
 def test_moments_are_numpy(steps, w):
     ts, first, x, y, held = windows(steps, w)
-    got = tf.moments(ts, first, x, y, w)
+    got = moments(Windows(ts, first, w), x, y)
     for i, k in enumerate(held):
         k = k[np.isfinite(x[k]) & np.isfinite(y[k])]
         want = np.zeros(4)
-        if len(k) >= 2:
-            want[:3] = np.mean((x[k]-x[k].mean())*(y[k]-y[k].mean())), x[k].var(), y[k].var()
-            if np.isfinite(x[i]): want[3] = x[i] - x[k].mean()
+        if len(k) >= 2: want[:3] = np.mean((x[k]-x[k].mean())*(y[k]-y[k].mean())), x[k].var(), y[k].var()
+        if len(k) and np.isfinite(x[i]): want[3] = x[i] - x[k].mean()
         scale = max(np.abs(x[k]).max(initial=1)**2, 1)
         assert np.allclose(got[:, i], want, atol=1e-9*scale)
         if len(set(x[k])) == 1: assert got[1, i] == 0
@@ -122,7 +122,7 @@ def test_moments_are_numpy(steps, w):
 @settings(max_examples=150, deadline=None)
 def test_extremes_are_numpy(steps, w):
     ts, first, x, y, held = windows(steps, w)
-    lo, hi = tf.extremes(ts, first, x, y, w)
+    lo, hi = extremes(Windows(ts, first, w), x, y)
     for i, k in enumerate(held):
         assert lo[i] == np.min(x[k][np.isfinite(x[k])], initial=np.inf) and hi[i] == np.max(y[k][np.isfinite(y[k])], initial=-np.inf)
 
@@ -134,10 +134,9 @@ def test_a_window_forgets_altogether():
     x, y = rng.normal(size=n), rng.normal(size=n)
     big, far = x.copy(), y.copy()
     big[:100] *= 1e15; far[:100] = np.nan
-    a, b = tf.moments(ts, first, x, y, 60), tf.moments(ts, first, big, far, 60)
+    w = Windows(ts, first, 60)
+    a, b = moments(w, x, y), moments(w, big, far)
     assert np.array_equal(a[:, 160:], b[:, 160:]) and not np.array_equal(a[:, :150], b[:, :150])
-    level = lambda z: tf._level_sums(ts, first, np.column_stack([z, y]), 60*SECOND)
-    assert np.array_equal(level(big)[:, 160:], level(x)[:, 160:])
 
 
 def made(n, ret, signed, vwap=None):
@@ -208,7 +207,7 @@ def test_mirror(grid):
 
 def test_vpin_bar_by_bar(grid):
     ts, seg, s, v = grid.index.to_numpy(), grid.segment.to_numpy(), (grid.buy_vol - grid.sell_vol).to_numpy(), (grid.buy_vol + grid.sell_vol).to_numpy()
-    for bar in (10, 60):
+    for bar in (60,):
         got = compute(grid, f"vpin_{bar}")
         assert (got >= 0).all() and (got <= 1).all()
         for i in range(0, len(ts), 17):
@@ -248,14 +247,16 @@ def every(grid): return pd.DataFrame({n: compute(grid, n) for n in MINE if FEATU
 def test_where_nothing_trades():
     g = random_grid(200, np.random.default_rng(1)).assign(buy_vol=0., sell_vol=0., buy_n=0, sell_n=0, vwap=np.nan, high=np.nan, low=np.nan)
     X = every(g)
-    quiet = [n for n in MINE if n.startswith(("flow", "timb", "nimb", "vgap", "kyle", "amihud", "log_trades", "freq", "velocity", "vacc", "size", "volume", "large", "vpin"))]
-    assert len(quiet) == 44 and (X[[*quiet, "last_trade"]] == 0).all(axis=None) and (X.since_trade == 1).all()
+    of_trades = ("flow", "timb", "nimb", "vgap", "kyle", "amihud", "log_trades", "freq", "velocity", "vacc", "size", "volume", "large", "vpin")
+    quiet = [n for n in MINE if n.startswith(of_trades)]
+    assert len(quiet) == 43 and (X[[*quiet, "last_trade"]] == 0).all(axis=None) and (X.since_trade == 1).all()
 
 
 def test_a_single_trade():
     signed = np.zeros(400)
     signed[100] = 2.
-    X = every(made(400, np.zeros(400), signed).pipe(lambda g: g.assign(**{f"{k}_{i}": g[f"{k}_1"] for k in ("ask_px", "ask_sz", "bid_px", "bid_sz", "ofi") for i in range(2, 11)})))
+    g = made(400, np.zeros(400), signed)
+    X = every(g.assign(**{f"{k}_{i}": g[f"{k}_1"] for k in ("ask_px", "ask_sz", "bid_px", "bid_sz", "ofi") for i in range(2, 11)}))
     assert np.isfinite(X.to_numpy()).all()
     assert (X.vpin_60.iloc[100:400] == 1).all() and (X.kyle_60 == 0).all() and (X.amihud_60 == 0).all() and (X.large == 0).all()
     assert X.size_10[100*SECOND] == 2 and X.vacc_10[100*SECOND] == 1 and X.volume_cv_60[100*SECOND] == pytest.approx(np.sqrt(59))
