@@ -6,12 +6,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given, settings, strategies as st
 
 from lobresearch import __version__, cli
 from lobresearch.data import versioning
 from lobresearch.data.capture import KINDS, wanted
+from lobresearch.data.grid import ingest, ingest_all
 from lobresearch.data.loopback import serve
 from lobresearch.data.tape import BOOK_HEADER, TRADE_HEADER
 from lobresearch.data.versioning import data_state, edit_block, folder_hash, read_block, recorded
@@ -245,6 +247,102 @@ def test_two_commands_at_once(root, do):
     assert do("data", "simulated")[0] == 0
 
 
+# other formats
+
+def lobster_pair(folder, symbol="AB", day="2012-06-21"):
+    "Three lines: a book at 09:30:00.1 in New York, 50 bought of a sell order at 1.5 s, 20 sold into a hidden buy order at 2 s"
+    folder.mkdir(exist_ok=True)
+    for kind, text in (("message", "34200.1,1,11,200,100000,1\n34201.5,4,10,50,100200,-1\n34202,5,0,20,100050,1\n"),
+                       ("orderbook", "100200,100,100000,200\n" + "100200,50,100000,200\n"*2)):
+        (folder / f"{symbol}_{day}_34200000_57600000_{kind}_1.csv").write_text(text)
+    return folder
+
+
+def test_lobster_pairs_become_data_that_the_ingest_reads(root, do, tmp_path):
+    folder = lobster_pair(lobster_pair(tmp_path / "lobster"), day="2012-06-22")
+    code, out, err = do("data", "lobster", str(folder))
+    assert (code, err) == (0, "") and "data/ holds 4 files" in out and "Next: make study" in out
+    assert "AB 2012-06-22: 3 lines, 2 trades, 1 of them hidden (0 without a side); 0 crosses and 0 halt messages." in out
+    assert read_block(root) == dict(source="lobster", exchange="nasdaq", symbols=["AB"], days=["2012-06-21", "2012-06-22"],
+                                    types=["book_snapshot_25", "trades"], hours=None, seed=None) == recorded(root)["meta"]
+    assert same(root) and not leftovers(root)
+    grid, quality = ingest(root / "data", "nasdaq", "AB", "2012-06-22", levels=1, progress=False)
+    assert (grid.index.to_numpy() // 10**6 - 1340371800).tolist() == [1, 2]  # 13:30 UTC
+    assert grid[["ask_px_1", "ask_sz_1", "bid_px_1", "bid_sz_1", "buy_vol", "sell_vol"]].values.tolist() == [
+        [10.02, 100, 10, 200, 0, 0], [10.02, 50, 10, 200, 50, 20]]
+    first = recorded(root)["md5"]
+    assert do("data", "lobster", str(folder), "--symbols", "AB", "--days", "2012-06-21..2012-06-22")[0] == 0 and recorded(root)["md5"] == first
+    assert do("data", "lobster", str(folder), "--days", "2012-06-21", "--exchange", "xnas")[0] == 0
+    assert sorted(p.name for p in (root / "data").iterdir()) == ["xnas_book_snapshot_25_2012-06-21_AB.csv.gz", "xnas_trades_2012-06-21_AB.csv.gz"]
+    shutil.rmtree(root / "data"), shutil.rmtree(root / ".dvc" / "cache")
+    assert "Run: lobresearch data lobster FOLDER --exchange xnas --symbols AB --days 2012-06-21   (or" in do("data", "check")[2]
+
+
+def test_what_lobster_refuses_changes_nothing(root, do, tmp_path):
+    do("data", "simulated")
+    before = folder_hash(root / "data"), (root / "params.yaml").read_bytes()
+    folder = lobster_pair(tmp_path / "lobster")
+    assert "holds no LOBSTER file of CD on any day" in do("data", "lobster", str(folder), "--symbols", "AB,CD")[2]
+    lobster_pair(folder, "CD", "2012-06-22")
+    code, _, err = do("data", "lobster", str(folder))
+    assert code == 1 and "AB lacks 2012-06-22; CD lacks 2012-06-21. Choose with --symbols and --days" in err
+    book = folder / "AB_2012-06-21_34200000_57600000_orderbook_1.csv"
+    book.write_text(book.read_text().replace("100200,50", "100200,-50", 1))
+    code, _, err = do("data", "lobster", str(folder), "--symbols", "AB")
+    assert code == 1 and err == f"lobresearch: {book}, line 2: a size is -50; sizes are not negative.\n"
+    assert (folder_hash(root / "data"), (root / "params.yaml").read_bytes()) == before and not leftovers(root)
+    (root / "data" / "mine.txt").write_text("a day's work")
+    lobster_pair(folder)
+    assert "so overwriting it would lose it" in do("data", "lobster", str(folder), "--symbols", "AB")[2]
+    assert do("data", "lobster", str(folder), "--symbols", "AB", "--force")[0] == 0
+
+
+def npy(path, n=200, step=.5, dtype=float):
+    "Rows of a published file: steady, grouped, a mid that goes up and down by a cent, returns by rows"
+    mid = 100 + .01 * (np.arange(n) // 3 % 4)
+    ladder = np.arange(10) * .01
+    book = [np.round(mid[:, None] + .005 + ladder, 3), np.ones((n, 10)), np.round(mid[:, None] - .005 - ladder, 3), np.ones((n, 10))]
+    back = [np.append(mid[k:] / mid[:-k] - 1, np.zeros(k))[:n] for k in (10, 60)]
+    np.save(path, np.column_stack([1754006400.0 + step * np.arange(n), *book, *back]).astype(dtype))
+    return str(path)
+
+
+NPY = ("--exchange", "demo", "--symbols")
+
+
+def test_npy43_arrays_become_books_without_trades(root, do, tmp_path):
+    a, b = npy(tmp_path / "a.npy"), npy(tmp_path / "b.npy", 300)
+    code, out, err = do("data", "npy43", a, b, *NPY, "AB,CD", "--layout", "grouped")
+    assert (code, err) == (0, "") and "AB: 200 books on 1 days, no trades." in out
+    assert "Its 10 s return is 10 rows ahead, 5.0 s in the median; correlation with the return 10 s ahead" in out
+    assert read_block(root) == dict(source="npy43", exchange="demo", symbols=["AB", "CD"], days=["2025-08-01"], types=["book_snapshot_25"],
+                                    hours=None, seed=None)
+    assert same(root) and sorted(p.name for p in (root / "data").iterdir()) == [f"demo_book_snapshot_25_2025-08-01_{s}.csv.gz" for s in ("AB", "CD")]
+    rows = ingest_all(root / "data", root / "grids", "demo", ["AB", "CD"], ["2025-08-01"], progress=False)
+    assert [(r["status"], r["trades_file"], r["grid_rows"]) for r in rows] == [("ok", "missing", 101), ("ok", "missing", 151)]
+    assert "data/ is what data.dvc records" in do("data", "check")[1]
+    shutil.rmtree(root / "data"), shutil.rmtree(root / ".dvc" / "cache")
+    assert "Run: lobresearch data npy43 FILE FILE --exchange demo --symbols AB,CD --days 2025-08-01   (or" in do("data", "check")[2]
+
+
+def test_npy43_refusals(root, do, tmp_path):
+    a, f = npy(tmp_path / "a.npy"), npy(tmp_path / "f.npy", 30, dtype=np.float32)
+    for argv, says in (((a, *NPY, "AB,CD"), "1 files and 2 symbols"), ((a, *NPY, "AB", "--layout", "interleaved"), "its columns are grouped, but interleaved"),
+                       ((f, *NPY, "AB"), "exact to 128 s only"), ((a, *NPY, "AB", "--days", "2025-08-02"), "has no row on 2025-08-02"),
+                       ((str(tmp_path / "no.npy"), *NPY, "AB"), "there is no such file"), ((f, *NPY, "AB", "--step", "1"), "give both start")):
+        code, _, err = do("data", "npy43", *argv)
+        assert code == 1 and says in err, err
+    assert not (root / "data").exists() and (root / "params.yaml").read_text() == PARAMS and not leftovers(root)
+    code, out, _ = do("data", "npy43", f, *NPY, "AB", "--start", "2025-08-01", "--step", "0.5")
+    assert code == 0 and "Its returns are not compared: the file has 30 rows, too few" in out
+
+
+def test_fi2010_stays_out(root, do):
+    code, _, err = do("data", "fi2010", "somewhere")
+    assert code == 1 and err.startswith("lobresearch: FI-2010 cannot become data/") and "fi2010.load_setup2('somewhere')" in err
+    assert not (root / "data").exists() and (root / "params.yaml").read_text() == PARAMS
+
+
 # what `make study` asks first
 
 def test_check_makes_missing_simulated_data(root, do):
@@ -318,7 +416,7 @@ def test_check_follows_params(root, do):
     code, _, err = do("data", "check")
     assert code == 1 and "asks for other data. Run: lobresearch data tardis --exchange binance --symbols BTCUSDT --days 2024-07-01 " in err
     versioning.set_block(root, "data", dict(source="sim"))
-    assert "source 'sim'; it can be simulated, tardis or files" in do("data", "check")[2]
+    assert "source 'sim'; it can be simulated, tardis, files, lobster or npy43" in do("data", "check")[2]
 
 
 def test_check_goes_on_with_changed_simulated_data_and_stops_at_changed_recordings(root, do, source):
@@ -393,6 +491,9 @@ def test_outside_a_checkout(do, tmp_path, monkeypatch):
     (["data"], ["simulated", "tardis", "files", "check", "accept", "not overwritten"]),
     (["data", "simulated"], ["--hours", "--seed", "--force"]),
     (["data", "tardis"], ["--exchange", "--symbols", "--days", "--types", "--endpoint", "TARDIS_API_KEY", "first day of each month"]),
+    (["data", "lobster"], ["FOLDER", "--exchange", "--symbols", "--days", "message_LEVEL.csv"]),
+    (["data", "npy43"], ["FILE", "--exchange", "--symbols", "--layout", "grouped,interleaved", "--start", "--step", "count rows, not seconds"]),
+    (["data", "fi2010"], ["FOLDER", "cannot become data/"]),
     (["data", "files"], ["FOLDER", "--exchange", "--symbols", "--days", "--types"]),
     (["profile"], ["params.NAME.yaml"]),
 ])

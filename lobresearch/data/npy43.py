@@ -44,7 +44,7 @@ def detect_layout(
         "ask prices must rise and bid prices fall from level to level, asks first. Reorder the columns.", path)
     return best
 
-# %% ../../nbs/data/13_npy43.ipynb #c0462459
+# %% ../../nbs/data/13_npy43.ipynb #863d3bdb
 def _unit(t):
     "Microseconds in a unit of these times; None where they are no times since 1970"
     return next((u for lo, u in ((1e9, 1e6), (1e12, 1e3), (1e15, 1.), (1e18, 1e-3)) if lo <= t[0] < 10*lo), None)
@@ -59,7 +59,8 @@ def _given(t, start, step, path):
     ts = np.int64(round(first.timestamp()*1e6)) + np.rint(np.arange(len(t))*(step*1e6)).astype(np.int64)
     if (u := _unit(t)) is None: return ts
     far = np.abs(t.astype(np.float64)*u - ts)
-    if (off := far > float(np.spacing(t.max()))*u + 1e6*step).any(): raise DataError(
+    coarse = float(np.spacing(t.astype(np.float32).max() if (t == t.astype(np.float32)).all() else t.max()))*u
+    if (off := far > coarse + 1e6*step).any(): raise DataError(
         f"start {start} and step {step:g} s put this row {far[off][0]/1e6:,.0f} s away from the file's time.", path, int(np.argmax(off)) + 1)
     return ts
 
