@@ -6,8 +6,8 @@
 __all__ = ['FEATURES_LOOKBACK', 'MODELS', 'LEAST', 'code_fingerprint', 'data_fingerprint', 'make_items', 'widen', 'memory',
            'long_form', 'with_context', 'check_length', 'run_item', 'collect', 'histories']
 
-# %% ../../nbs/forecast/07_jobs.ipynb #c7fb5b37
-import importlib, json, os, shutil
+# %% ../../nbs/forecast/07_jobs.ipynb #991e8595
+import importlib, inspect, json, os, shutil
 from pathlib import Path
 import numpy as np
 import pandas as pd
@@ -15,7 +15,8 @@ import torch
 from ..data.grid import grid_dates, grid_path, load_grid
 from ..errors import ParameterError, TooShortError, require
 from .baselines import LAMBDAS, RIDGES, fit_ridge, predict_ridge, ridge_names
-from .nets import NETS, build, save_model
+from .classical import CLASSICAL
+from .nets import NETS, build, save_model, weights
 from .items import fingerprint, item_key, status
 from .scoring import COLUMNS
 from .training import fit, predict_dense, prepare
@@ -23,16 +24,16 @@ from ..market.features import features, select, warmup
 from ..market.labels import labels
 from ..market.splits import SECOND, enough, load_split
 
-# %% ../../nbs/forecast/07_jobs.ipynb #74e3182f
+# %% ../../nbs/forecast/07_jobs.ipynb #5dc0d955
 FEATURES_LOOKBACK = 61 # Seconds; features that look back farther are left out
-MODELS = ("zero", *RIDGES, *NETS)
+MODELS = ("zero", *RIDGES, *CLASSICAL, *NETS)
 LEAST = dict(train=600, valid=60, test=60) # Rows of each role without which nothing is trained
 
-# %% ../../nbs/forecast/07_jobs.ipynb #1361a91d
+# %% ../../nbs/forecast/07_jobs.ipynb #30495261
 def code_fingerprint()->str:
     "Hash of the modules that forecasts depend on"
     market = ("registry","book_features","trade_features","price_features","features","labels","splits","images")
-    forecast = ("inputs","blocks","dense","deeplob","tcn","recurrent","transformer","nets","training","baselines","jobs")
+    forecast = ("inputs","blocks","dense","deeplob","tcn","recurrent","transformer","nets","training","baselines","classical","jobs")
     names = ("data.book","data.seconds","data.grid", *(f"market.{n}" for n in market), *(f"forecast.{n}" for n in forecast))
     return fingerprint(*(importlib.import_module(f"lobresearch.{n}").__file__ for n in names))
 
@@ -51,7 +52,7 @@ def make_items(
     seed:int, # Seed of the study; further seeds follow on
     models=MODELS, # Which models
     seeds:int=1, # Networks of each symbol
-    net:dict|None=None, # inputs, depth, trunk, channels, dropout
+    net:dict|None=None, # inputs, and arguments of the networks; each takes those it knows
     train:dict|None=None, # See `training.DEFAULTS`
     ridge_lambdas=LAMBDAS, # Penalties a ridge chooses from
 )->list: # Dictionaries for `map_items`
@@ -66,7 +67,7 @@ def make_items(
             out += [dict(common, model=m, seed=seed + k, **mine) for k in range(seeds if m in NETS else 1)]
     return out
 
-# %% ../../nbs/forecast/07_jobs.ipynb #08616aa2
+# %% ../../nbs/forecast/07_jobs.ipynb #7de0be16
 def widen(
     split:pd.DataFrame, # ts, role
     horizon:int, # Seconds that the longest label looks ahead
@@ -86,7 +87,7 @@ def memory(
     "How far back the model's forecasts reach"
     if item["model"] == "zero": return 0
     back = warmup(select(levels, FEATURES_LOOKBACK))
-    if item["model"] in RIDGES: return back
+    if item["model"] not in NETS: return back
     kind, config = _config(item, levels, 1)
     net = build(item["model"], config)
     return net.receptive_field - 1 + (back if kind != "book" else 1)
@@ -95,7 +96,8 @@ def _config(item, levels, pages):
     "Kind of inputs, and the arguments of the network"
     net = dict(item["net"])
     kind = net.pop("inputs", "book+features")
-    return kind, dict(net, pages=pages, horizons=len(item["horizons"]), levels=levels)
+    known = inspect.signature(NETS[item["model"]]).parameters
+    return kind, dict({k: v for k,v in net.items() if k in known}, pages=pages, horizons=len(item["horizons"]), levels=levels)
 
 # %% ../../nbs/forecast/07_jobs.ipynb #dff95087
 def long_form(
@@ -111,7 +113,7 @@ def long_form(
         out.append(pd.DataFrame(dict(symbol=item["symbol"], ts=ts[m], horizon=h, model=item["model"], seed=item["seed"], split=role[m], y_hat=v[m])))
     return pd.concat(out, ignore_index=True)[COLUMNS]
 
-# %% ../../nbs/forecast/07_jobs.ipynb #e684c542
+# %% ../../nbs/forecast/07_jobs.ipynb #177d2ab3
 def _zero(item, folder, grid, split, levels):
     role = split.set_index("ts").role.reindex(grid.index).fillna("").to_numpy(str)
     return long_form(item, grid.index.to_numpy(), role, np.zeros((len(grid), len(item["horizons"])))), {}
@@ -125,7 +127,15 @@ def _ridge(item, folder, grid, split, levels):
     y_hat = np.stack([predict_ridge(X, s) for s in states], 1)
     return long_form(item, grid.index.to_numpy(), role, y_hat), dict(penalty=[s["penalty"] for s in states])
 
-# %% ../../nbs/forecast/07_jobs.ipynb #8e396ea7
+def _classical(item, folder, grid, split, levels):
+    role = split.set_index("ts").role.reindex(grid.index).fillna("").to_numpy(str)
+    X, (fit_it, predict) = features(grid, select(levels, FEATURES_LOOKBACK)), CLASSICAL[item["model"]]
+    y = labels(grid, item["horizons"]).to_numpy()
+    states = [fit_it(X, v, role == "train", role == "valid", horizon=h, seed=item["seed"]) for h,v in zip(item["horizons"], y.T)]
+    (folder/"model.json").write_text(json.dumps(dict(model=item["model"], horizons=item["horizons"], states=states), indent=1) + "\n")
+    return long_form(item, grid.index.to_numpy(), role, np.stack([predict(X, s) for s in states], 1)), {}
+
+# %% ../../nbs/forecast/07_jobs.ipynb #5c0a4af4
 def _network(item, folder, grid, split, levels):
     kind, _ = _config(item, levels, 1)
     rows = prepare(grid, split, item["horizons"], kind, levels, select(levels, FEATURES_LOOKBACK))
@@ -140,7 +150,7 @@ def _network(item, folder, grid, split, levels):
     about = dict(horizons=list(rows.horizons), scale=[float(s) for s in rows.scale], inputs=rows.state, history=history, seed=item["seed"])
     save_model(folder/"model", net, item["model"], **about)
     (folder/"checkpoint.safetensors").unlink(missing_ok=True)
-    return long_form(item, rows.ts, rows.role, y_hat), dict(history=history, weights=sum(p.numel() for p in net.parameters()), receptive_field=net.receptive_field)
+    return long_form(item, rows.ts, rows.role, y_hat), dict(history=history, weights=weights(net), receptive_field=net.receptive_field)
 
 # %% ../../nbs/forecast/07_jobs.ipynb #2676e3e7
 def with_context(
@@ -163,7 +173,7 @@ def check_length(
     "Raise a `TooShortError` that says what is missing if a recording cannot be forecast"
     return enough(with_context(split, context), LEAST, symbol)
 
-# %% ../../nbs/forecast/07_jobs.ipynb #542da58a
+# %% ../../nbs/forecast/07_jobs.ipynb #1a508809
 def run_item(
     item:dict, # From `make_items`
     folder, # The item's own folder
@@ -175,8 +185,8 @@ def run_item(
     levels = sum(c.startswith("ask_px_") for c in grid)
     split = widen(load_split(Path(root)/"artifacts/splits", symbol), max(item["horizons"]), memory(item, levels))
     check_length(split, symbol)
-    work = _zero if item["model"] == "zero" else _ridge if item["model"] in RIDGES else _network
-    made, more = work(item, folder, grid, split, levels)
+    kinds = {"zero": _zero, **dict.fromkeys(RIDGES, _ridge), **dict.fromkeys(CLASSICAL, _classical), **dict.fromkeys(NETS, _network)}
+    made, more = kinds[item["model"]](item, folder, grid, split, levels)
     made.to_parquet(folder/"predictions.part", index=False)
     os.replace(folder/"predictions.part", folder/"predictions.parquet")
     return dict(symbol=symbol, model=item["model"], seed=item["seed"], **more)
