@@ -6,13 +6,13 @@
 __all__ = ['HUES', 'CLOCK', 'qq_points', 'fig_versions', 'fig_aggregation', 'spells', 'by_hour', 'fig_season', 'shifted_corr',
            'fig_leverage', 'memory_points', 'fig_hurst', 'up_by_imbalance', 'fig_volume_queue']
 
-# %% ../../nbs/market/14_shape_figures.ipynb #09850307
+# %% ../../nbs/market/14_shape_figures.ipynb #51b12d03
 import numpy as np
 import pandas as pd
 from scipy.stats import norm, t as student
 from ..errors import TooShortError, require
 from ..evidence.bootstrap import corr_interval, from_sums
-from .book_facts import next_move
+from .book_facts import queue_imbalance
 from .fact_figures import blank, draw_row, joined, legend, log_lags, panels
 from .facts import SECOND, VERSIONS, Sample, acf, finite, past_returns, pieces, returns
 from .memory_facts import HORIZONS, deseasonalised, fluctuation, rescaled_range, windows
@@ -73,7 +73,7 @@ def fig_versions(
     legend(axs[0], loc="upper left", fontsize=7.5, handlelength=1.2)
     return fig, table
 
-# %% ../../nbs/market/14_shape_figures.ipynb #8b398b6b
+# %% ../../nbs/market/14_shape_figures.ipynb #509104cc
 def _kurtosis_at(s, h):
     r = returns(s, h, True)
     ok = np.isfinite(r)
@@ -106,7 +106,7 @@ def fig_aggregation(
     table = joined(draw_row(names, axs[0], _aggregation))
     top = table[["kurtosis","hi"]].max().max() if len(table) else 10
     axs[0,0].set(ylabel="kurtosis", ylim=(1.5, max(10, 1.5*top)))
-    axs[0,0].set_yticks(ticks := [t for t in (2, 3, 5, 10, 30, 100, 300, 1000, 3000, 10000) if t <= max(10, 1.5*top)], [f"{t:,d}" for t in ticks])
+    axs[0,0].set_yticks(ticks := [t for t in (3, 10, 30, 100, 300, 1000, 10_000, 100_000) if t <= max(10, 1.5*top)], [f"{t:,d}" for t in ticks])
     legend(axs[0], loc="upper right", fontsize=7.5)
     return fig, table
 
@@ -161,7 +161,7 @@ def fig_season(
     for ax in axs[-1]: ax.set_xlabel("hour of the day, UTC")
     return fig, joined(*rows)
 
-# %% ../../nbs/market/14_shape_figures.ipynb #4b1efa3c
+# %% ../../nbs/market/14_shape_figures.ipynb #90de2885
 def shifted_corr(
     x, # One series, (rows,)
     y, # Another, (rows,)
@@ -193,6 +193,7 @@ def fig_leverage(
     fig, axs = panels(names, 1, 2.2, sharey=True)
     table = joined(draw_row(names, axs[0], _leverage))
     for ax in axs[0]: ax.set_xlabel("lag, s"); ax.set_xticks(range(-60, 61, 30))
+    if len(table): axs[0,0].set_ylim(-(top := max(.05, 1.5*table["corr"].abs().max())), top)
     axs[0,0].set_ylabel("corr($r_t$, $|r_{t+lag}|$)")
     return fig, table
 
@@ -237,39 +238,48 @@ def fig_hurst(
     for ax in axs[1]: ax.set_xlabel("window, s")
     return fig, joined(*rows)
 
-# %% ../../nbs/market/14_shape_figures.ipynb #d875e55c
+# %% ../../nbs/market/14_shape_figures.ipynb #bc7f982b
 def _volume(ax, s):
     at, r = (s.ts//SECOND) % 60 == 0, past_returns(s, 1)
     v = np.sqrt(trailing_sum(s.ts, s.segment, r**2, 60))[at]
     ok = np.isfinite(past_returns(s, 60)) & np.isfinite(v)
     q, v = s.market.total("volume", 60)[at][ok], finite(v[ok], 30, "minutes")
     require(np.ptp(v) > 0 and np.ptp(q) > 0, "the price never moves, or nothing is traded", TooShortError)
-    groups = [g for g in np.array_split(np.argsort(q, kind="stable"), 10) if len(g)]
-    t = pd.DataFrame([("volume", q[g].mean(), v[g].mean(), *np.quantile(v[g], [.25,.75]), len(g)) for g in groups], columns=["panel","x","y","lo","hi","n"])
+    group = np.searchsorted(np.unique(np.quantile(q, np.arange(.1, .95, .1))), q, side="left")
+    points = [("volume", q[g].mean(), v[g].mean(), *np.quantile(v[g], [.25,.75]), g.sum()) for k in np.unique(group) for g in [group == k]]
+    t = pd.DataFrame(points, columns=["panel","x","y","lo","hi","n"])
     ax.fill_between(t.x, t.lo, t.hi, color=OKABE_ITO["green"], alpha=.25, lw=0)
-    ax.plot(t.x, t.y, "o-", ms=2.8, lw=.9, color=OKABE_ITO["green"]); ax.set_ylim(0, None)
+    ax.plot(t.x, t.y, "o-", ms=2.8, lw=.9, color=OKABE_ITO["green"])
+    _volume_axis(ax, t.x[t.x > 0].min(), t.x.max(), bool((t.x == 0).any()))
     return t
+
+def _volume_axis(ax, least, most, zero):
+    "Logarithmic, with a place for no volume at all"
+    powers = 10.**np.arange(np.ceil(np.log10(least*(2 if zero else 1))), np.floor(np.log10(most)) + 1)
+    ax.set_xscale(**(dict(value="symlog", linthresh=least) if zero else dict(value="log")))
+    ax.set_xticks([0]*zero + list(powers), ["0"]*zero + [f"{p:g}" for p in powers]); ax.minorticks_off(); ax.set_ylim(0, None)
 
 def up_by_imbalance(
     s:Sample, # A symbol
-    groups:int=10, # Of equal width in imbalance, from -1 to 1
+    groups:int=10, # Of equal width in imbalance, from 0 (all is ask) to 1 (all is bid)
 )->pd.DataFrame: # x (middle of the group), y (share of next moves that are up), lo, hi, n (seconds); groups with fewer than 30 seconds left out
-    "How often the next move is upward, by imbalance of the best queues"
-    ask, bid, up = s.market.ask_sz[:,0], s.market.bid_sz[:,0], next_move(s.mid, s.segment)
-    with np.errstate(divide="ignore", invalid="ignore"): q = np.where(ask + bid > 0, (bid - ask)/(bid + ask), np.nan)
-    ok = np.isfinite(q) & np.isfinite(up) & np.isfinite(s.mid)
+    "How often the next move is upward, by imbalance of the best queues; each move counts once, shared by the seconds that wait for it"
+    q, move, weight = queue_imbalance(s)
+    ok = np.isfinite(q)
     require(ok.sum() >= 200, f"{ok.sum()} seconds with a next move where 200 are needed", TooShortError)
-    which, rows = np.where(ok, np.minimum(np.floor((np.nan_to_num(q)+1)/2*groups), groups-1), -1), []
+    which, rows = np.where(ok, np.minimum(np.floor(np.nan_to_num(q)*groups), groups-1), -1), []
     for k in range(groups):
         here = which == k
         if here.sum() < 30: continue
-        M = np.stack([here, here & (up > 0)], 1, dtype=float)
-        with np.errstate(divide="ignore", invalid="ignore"): out = from_sums(lambda S: S[...,1]/S[...,0], M, s.rows(), s.n, s.rng(f"queue{k}"))
-        rows.append((-1 + (2*k+1)/groups, *out, int(here.sum())))
+        M = np.stack([np.where(here, weight, 0), np.where(here & (move > 0), weight, 0)], 1)
+        rows.append(((k+.5)/groups, *from_sums(_up_from_sums, M, s.rows(), s.n, s.rng(f"queue{k}")), int(here.sum())))
     require(len(rows) > 0, "no group of imbalance has 30 seconds", TooShortError)
     return pd.DataFrame(rows, columns=["x","y","lo","hi","n"])
 
-# %% ../../nbs/market/14_shape_figures.ipynb #3010d731
+def _up_from_sums(S):
+    with np.errstate(divide="ignore", invalid="ignore"): return S[...,1]/S[...,0]
+
+# %% ../../nbs/market/14_shape_figures.ipynb #3da1ae2d
 def _queue(ax, s):
     t = up_by_imbalance(s)
     ax.axhline(.5, color=OKABE_ITO["grey"], ls="--", lw=.8)
@@ -279,12 +289,12 @@ def _queue(ax, s):
 
 def fig_volume_queue(
     names:dict, # Symbol to `Sample`, from `samples`
-): # (fig, table): symbol, panel, x (volume of a minute, or imbalance), y (volatility in bps, or share of moves up), lo, hi, n
+): # (fig, table): symbol, panel, x (volume of a minute, or imbalance), y (volatility in bps, or share of moves that are up), lo, hi, n
     "Volatility by volume, and the next move by imbalance of the queues"
     fig, axs = panels(names, 2, 2.0)
     for ax in axs[1][1:]: ax.sharey(axs[1,0])
     table = joined(draw_row(names, axs[0], _volume), draw_row(names, axs[1], _queue))
     for ax in axs[0]: ax.set_xlabel("volume of a minute")
-    for ax in axs[1]: ax.set(xlabel="queue imbalance", xlim=(-1.05, 1.05), ylim=(0, 1))
+    for ax in axs[1]: ax.set(xlabel="queue imbalance", xlim=(-.03, 1.03), ylim=(0, 1)); ax.set_xticks([0, .5, 1], ["0\nall ask", "0.5", "1\nall bid"])
     axs[0,0].set_ylabel("realised volatility\nof a minute, bps"); axs[1,0].set_ylabel("next move is up, share")
     return fig, table
