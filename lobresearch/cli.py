@@ -187,10 +187,10 @@ def data_lobster(
                   f"({n['hidden_unsigned']:,} without a side); {n['crosses']:,} crosses and {n['halts']:,} halt messages.", flush=True)
     _finish(home, recording_block("lobster", files), fill, force)
 
-# %% ../nbs/03_cli.ipynb #2b0dd0ed
+# %% ../nbs/03_cli.ipynb #298b0bd6
 def _off(npy43, path, **when):
     "How far a file's own returns are from returns by time"
-    try: t = npy43.compare_returns(npy43.read_npy43(path, **when))
+    try: t = npy43.compare_returns(npy43.read_npy43(path, levels=1, **when))
     except (ParameterError, TooShortError) as e: return f"Its returns are not compared: {e}"
     return "\n".join(f"Its {h:g} s return is {h:g} rows ahead, {r.median_span_s:,.1f} s in the median; correlation with the return {h:g} s ahead "
                      f"{r.corr_time:.2f}. It is left out." for h, r in t.iterrows())

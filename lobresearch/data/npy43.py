@@ -83,7 +83,7 @@ def times(
         (" (all of them were float32 once, exact to 128 s)" if (t == t.astype(np.float32)).all() else "") + f".{more}", path, int(np.argmax(late)) + 2)
     return ts
 
-# %% ../../nbs/data/13_npy43.ipynb #36bb1fd5
+# %% ../../nbs/data/13_npy43.ipynb #1fb41487
 Npy43 = namedtuple("Npy43", "ts book returns layout")
 
 def open_npy43(
@@ -109,6 +109,10 @@ def _checked(x, layout, path, done=0):
         if bad.any(): raise DataError(say, path, done + int(np.argmax(bad)) + 1)
     return x
 
+def _chunks(a, layout, path, rows=1 << 15):
+    "Checked books of an array, a stretch at a time"
+    for i in range(0, len(a), rows): yield slice(i, i + rows), _checked(a[i:i + rows, 1:41], layout, path, i)
+
 def declared(
     a, # (N, 43) array
     layout:str|None, # As declared; None: believe the rows
@@ -125,12 +129,14 @@ def read_npy43(
     layout:str|None=None, # "grouped" or "interleaved"; None: by the order of the prices
     start:str|None=None, # UTC time of the first row, where the file's times cannot be used
     step:float|None=None, # Seconds from row to row
-)->Npy43: # ts (N,) int64 us, book (N, 40) interleaved, returns (N, 2) as in the file, layout
+    levels:int=10, # Levels to keep, 1 to 10
+)->Npy43: # ts (N,) int64 us, book (N, 4*levels) interleaved, returns (N, 2) as in the file, layout
     "A whole file in memory"
+    require(1 <= levels <= 10, f"levels must be between 1 and 10; got {levels}.")
     a = open_npy43(path)
-    layout = declared(a, layout, path)
-    ts = times(np.array(a[:, 0]), path, start, step)
-    return Npy43(ts, _checked(a[:, 1:41], layout, path).astype(float), np.array(a[:, 41:], float), layout)
+    layout, book = declared(a, layout, path), np.empty((len(a), 4*levels))
+    for s, x in _chunks(a, layout, path): book[s] = x[:, :4*levels]
+    return Npy43(times(np.array(a[:, 0]), path, start, step), book, np.array(a[:, 41:], float), layout)
 
 # %% ../../nbs/data/13_npy43.ipynb #a45ab959
 def places(
@@ -143,7 +149,7 @@ def places(
         if (np.round(x.astype(float), p).astype(np.float32) == x.astype(np.float32)).all(): return p
     raise ParameterError("A price or size needs more than 9 decimal places; round it to the venue's step first.")
 
-# %% ../../nbs/data/13_npy43.ipynb #f6bda6ea
+# %% ../../nbs/data/13_npy43.ipynb #b90ef978
 def _by_day(ts):
     "UTC days and the rows that each begins with, and the end"
     d, first = np.unique(ts//86_400_000_000, return_index=True)
@@ -156,10 +162,6 @@ def days_of(
 )->list: # YYYY-MM-DD
     "The UTC days of a file"
     return _by_day(times(np.array(open_npy43(path)[:, 0]), path, start, step))[0]
-
-def _chunks(a, layout, path, rows=1 << 15):
-    "Checked books of an array, a stretch at a time"
-    for i in range(0, len(a), rows): yield slice(i, i + rows), _checked(a[i:i + rows, 1:41], layout, path, i)
 
 def to_tardis(
     path, # A .npy file
