@@ -9,10 +9,11 @@ import pytest
 from hypothesis import given, settings, strategies as st
 from statsmodels.tsa.stattools import acf as statsmodels_acf
 
-from lobresearch.errors import ParameterError
+from lobresearch.errors import ParameterError, TooShortError
 from lobresearch.market.fact_figures import fig_acf, fig_ofi_impact, fig_order_signs, fig_returns, fig_spread_depth, samples
 from lobresearch.market.book_facts import impact_r2
-from lobresearch.market.facts import Sample, acf, acf_interval, all_facts, facts_table, past_returns
+from lobresearch.market.facts import (GROUPS, VERSIONS, Sample, acf, acf_interval, all_facts, block_sensitivity, ewma_volatility, facts_by_day, facts_table,
+                                      facts_versions, past_returns, returns, spread_over_days)
 from lobresearch.market.memory_facts import decay_exponent, exponent_interval, fractional_noise
 from lobresearch.market.registry import random_grid
 from lobresearch.market.return_facts import hill, kurtosis_from_sums
@@ -122,6 +123,76 @@ def test_a_book_that_never_moves_has_no_tick():
     assert math.isnan(Sample(grid.assign(**{c: 1.0 for c in grid if c.startswith(("ask_px", "bid_px"))})).tick)
 
 
+def test_every_fact_says_what_it_is():
+    for k, f in all_facts().items():
+        assert f.group in GROUPS and f.label and f.unit and set(f.versions) <= set(VERSIONS) and "raw" in f.versions, k
+        assert f.method in ("block bootstrap", "parametric bootstrap", "spread over parts", "asymptotic", "none"), k
+        if not callable(f.published) and np.isfinite(f.published).any(): assert f.published[0] < f.published[1] and f.source, k
+    assert [f.group for f in all_facts().values()] == sorted((f.group for f in all_facts().values()), key=GROUPS.index)
+
+
+def test_a_p_value_stands_where_a_null_is_stated_and_nowhere_else(chance):
+    t = facts_table(chance, resamples=20, block=200)
+    assert t[t.null == ""].p.isna().all()
+    have = t[t.value.notna() & (t.group != "season")]
+    assert have[have.null != ""].p.notna().all() and len(have[have.p.notna()]) >= 11
+
+
+def test_versions(chance):
+    t = facts_versions(chance, resamples=20, block=200)
+    assert list(t.version.unique()) == list(VERSIONS) and t.columns[0] == "version"
+    raw, other = t[t.version == "raw"], t[t.version != "raw"]
+    assert list(raw.key) == list(all_facts()) and not set(other.group) & {"book"} and other.published_lo.isna().all() and "bps" not in set(other.unit)
+    pd.testing.assert_frame_equal(raw.drop(columns="version"), facts_table(chance, resamples=20, block=200))
+    z = t[t.version == "standardised"].reset_index(drop=True).drop(columns="version")
+    pd.testing.assert_frame_equal(z, facts_table(chance, resamples=20, block=200, version="standardised"))
+
+
+def test_standardised_returns_know_only_the_past(chance):
+    changed = chance.copy()
+    changed.iloc[5000:, changed.columns.get_loc("ask_px_1")] += .05
+    for h in (1, 10):
+        a, b = (returns(Sample(g, version="standardised"), h, True) for g in (chance, changed))
+        assert np.array_equal(a[:5000], b[:5000], equal_nan=True)
+    z = returns(Sample(chance, version="standardised"), 1)
+    assert np.isnan(z[3000:3020]).all() # the volatility starts anew after a gap
+    flat = ewma_volatility(chance.index, chance.segment, np.where(np.arange(8000) == 5, 1., 0.), 20)
+    assert flat[2999] == pytest.approx(math.sqrt(.1/3000)) and np.isnan(flat[3500])
+
+
+def test_transformed_returns_keep_sign_and_order(chance):
+    raw, t = (returns(s := Sample(chance, version=v), 1) for v in ("raw", "transformed"))
+    ok = np.isfinite(raw)
+    assert (np.sign(raw[ok]) == np.sign(t[ok])).all() and np.array_equal(np.argsort(raw[ok], kind="stable"), np.argsort(t[ok], kind="stable"))
+    assert np.median(np.abs(t[ok & (raw != 0)])) == pytest.approx(np.arcsinh(1)) and s.version == "transformed"
+
+
+def test_days_are_apart():
+    day = 86_400
+    grid = random_grid(9000, np.random.default_rng(3))
+    grid.index = pd.Index(grid.index.to_numpy() + (3*day - 4000)*1_000_000, name="ts")
+    t = facts_by_day(grid, 20, 200, keys=["sd_1", "acf_r_1", "spread_mean"])
+    assert list(t.date.unique()) == ["1970-01-03", "1970-01-04"] and t.columns[:2].tolist() == ["date", "version"]
+    second = facts_table(grid.iloc[4000:], 20, 200, keys=["sd_1"])
+    assert t[(t.date == "1970-01-04") & (t.key == "sd_1")].value.iloc[0] == second.value.iloc[0]
+    over = spread_over_days(t).set_index("key")
+    assert over.days.eq(2).all() and over.lo.isna().all() and over.loc["sd_1", "mean"] == pytest.approx(t[t.key == "sd_1"].value.mean())
+    three = spread_over_days(pd.DataFrame(dict(version="raw", key="k", fact="f", value=[1., 2, 3]))).iloc[0]
+    assert three.hi - three["mean"] == pytest.approx(4.302653/math.sqrt(3)) # Student's 97.5 % with two degrees of freedom
+    with pytest.raises(TooShortError, match="no day"): facts_by_day(grid.iloc[:0])
+
+
+def test_longer_blocks_widen_intervals_where_seconds_hang_together():
+    rng = np.random.default_rng(4)
+    grid = random_grid(12_000, rng)
+    wide = np.repeat(rng.uniform(.1, .5, 40), 300) # the spread stays for five minutes
+    grid = grid.assign(ask_px_1=100 + wide, bid_px_1=100 - wide)
+    t = block_sensitivity(grid, ["spread_mean"], (.1, 1, 2), resamples=300, block=600)
+    assert t.ratio.iloc[0] < .7 and t.ratio.iloc[1] == 1 and t.block.tolist() == [60, 600, 1200] and (t.value == t.value[0]).all()
+    assert np.isnan(block_sensitivity(grid, ["spread_mean"], (4,), resamples=20, block=600).half_width[0]) # five blocks are too few
+    with pytest.raises(ParameterError, match="has no blocks"): block_sensitivity(grid, ["hurst_dfa_r"])
+
+
 def degenerate(name, grid):
     if name == "empty": return grid.iloc[:0]
     if name == "ten rows": return grid.iloc[:10]
@@ -131,23 +202,35 @@ def degenerate(name, grid):
     if name == "one side trades": return grid.assign(buy_n=1, sell_n=0)
     if name == "one-sided": return grid.assign(**{f"ask_{k}_{i}": np.nan for k in ("px", "sz") for i in range(1, 11)})
     if name == "all gaps": return grid.assign(segment=grid.index)
+    if name == "single trade":
+        one = np.arange(len(grid)) == 700
+        return grid.assign(buy_vol=1.*one, sell_vol=0., buy_n=one.astype(int), sell_n=0)
+    if name == "NaNs": return grid.mask(pd.Series(np.arange(len(grid)) % 3 == 1, grid.index), np.nan).assign(segment=grid.segment)
+    if name == "one move": return with_mid(grid, np.where(np.arange(len(grid)) < 1200, 100., 101.))
     return grid.assign(**{c: np.nan for c in grid if c.startswith(("ask", "bid"))}) # no book
 
 
-@pytest.mark.parametrize("name", ["empty", "ten rows", "two minutes", "constant", "no trades", "one side trades", "one-sided", "all gaps",
-                                  "no book"])
+NAMES = ["empty", "ten rows", "two minutes", "constant", "no trades", "one side trades", "one-sided", "all gaps", "single trade", "NaNs", "one move",
+         "no book"]
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_nothing_crashes_and_every_absence_has_its_reason(name):
     grid = degenerate(name, random_grid(2500, np.random.default_rng(5)))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        t = facts_table(grid, resamples=20, block=100)
+        t = facts_versions(grid, resamples=20, block=100)
         names = samples({name: grid, "other": random_grid(2500, np.random.default_rng(6))}, resamples=20, block=100)
         for draw in (fig_returns, fig_acf, fig_spread_depth, fig_order_signs, fig_ofi_impact):
             fig, table = draw(names)
             assert "other" in set(table.symbol)
             matplotlib.pyplot.close(fig)
     assert (t[t.value.isna()].reason != "").all() and (t[t.value.notna()].reason == "").all()
+    assert t[t.value.isna()][["lo", "hi", "p"]].isna().all(axis=None) and np.isfinite(t.value.dropna()).all()
+    assert (t.lo.isna() == (t.interval == "none")).all() and not (t.lo > t.hi).any() and (t.p.dropna().between(0, 1)).all()
     if name == "constant": assert t.set_index("key").value["zero_1"] == 1
+    if name in ("empty", "one-sided", "no book"): assert t[~t.key.str.contains("sign")].value.isna().all() # signs are those of trades
+    if name == "all gaps": assert t[t.group != "book"].value.isna().all()
 
 
 def test_three_symbols_share_their_axes(chance):

@@ -6,21 +6,20 @@
 __all__ = ['RAW', 'BOTH_SIDES', 'impact_r2', 'impact_slope', 'impact_depth', 'order_signs', 'next_move', 'queue_imbalance',
            'auc_interval']
 
-# %% ../../nbs/market/12_book_facts.ipynb #3eb25631
+# %% ../../nbs/market/12_book_facts.ipynb #c7b0050b
 import math
 import numpy as np
-from scipy.stats import rankdata
 from ..errors import TooShortError, require
 from ..evidence.bootstrap import from_sums
 from .facts import FACTS, NONE, SECOND, Sample, acf_interval, ahead, fact, finite, past_returns
 from .memory_facts import hurst, hurst_interval, power_law
-from .return_facts import mean_interval
+from .return_facts import mean_interval, over
 from .trade_features import mean_depth, order_flow
 from .windows import trailing_sum
 
 RAW = ("raw",) # Versions: there is one of the book
 
-# %% ../../nbs/market/12_book_facts.ipynb #61d16538
+# %% ../../nbs/market/12_book_facts.ipynb #9fd05276
 def _flow(s, seconds, raw=False):
     "Returns and the order flow of the same seconds, non-overlapping, with the rows they come from"
     at = np.flatnonzero((s.ts//SECOND) % seconds == 0)
@@ -56,13 +55,18 @@ def impact_slope(
 
 def _r2_from_sums(S):
     w, x, y, xx, yy, xy = np.moveaxis(S, -1, 0)
-    with np.errstate(divide="ignore", invalid="ignore"): return (w*xy - x*y)**2/((w*xx - x*x)*(w*yy - y*y))
+    return over((w*xy - x*y)**2, _clear(w*xx, x)*_clear(w*yy, y))
 
 def _slope_from_sums(S):
     w, x, y, xx, _, xy = np.moveaxis(S, -1, 0)
-    with np.errstate(divide="ignore", invalid="ignore"): return (w*xy - x*y)/(w*xx - x*x)
+    return over(w*xy - x*y, _clear(w*xx, x))
 
-# %% ../../nbs/market/12_book_facts.ipynb #82e28224
+def _clear(square, sum_):
+    "A variance, or 0 where rounding is all of it"
+    var = square - sum_**2
+    return np.where(var > 1e-9*square, var, 0.)
+
+# %% ../../nbs/market/12_book_facts.ipynb #88f3deb3
 def impact_depth(
     s:Sample, # A symbol
     seconds:int, # Length of the interval
@@ -81,9 +85,10 @@ def impact_depth(
 def _depth_from_sums(S):
     S = S.reshape(*S.shape[:-1], 3, 7)
     with np.errstate(divide="ignore", invalid="ignore"):
-        y, x = np.log(_slope_from_sums(S[...,:6])), np.log(S[...,6]/S[...,0])
+        slope = _slope_from_sums(S[...,:6])
+        y, x = np.log(np.where(slope > 0, slope, np.nan)), np.log(S[...,6]/S[...,0])
         x = x - x.mean(-1, keepdims=True)
-        return (x*y).sum(-1)/(x*x).sum(-1)
+        return over((x*y).sum(-1), (x*x).sum(-1))
 
 # %% ../../nbs/market/12_book_facts.ipynb #d98b5cd3
 def order_signs(
@@ -93,26 +98,31 @@ def order_signs(
     d = np.sign(np.nan_to_num(s.grid["buy_n"].to_numpy(float)) - np.nan_to_num(s.grid["sell_n"].to_numpy(float)))
     return d[d != 0], s.segment[d != 0]
 
-# %% ../../nbs/market/12_book_facts.ipynb #682c9c63
+# %% ../../nbs/market/12_book_facts.ipynb #5d90d998
+def _next_event(mid, segment):
+    mid, n = np.asarray(mid, float), len(mid)
+    step = np.full(n, np.nan) # a row after which nothing is known
+    if n > 1: step[:-1] = np.where(np.asarray(segment)[1:] == np.asarray(segment)[:-1], np.sign(np.diff(mid)), np.nan)
+    event = np.where(step == 0, n-1, np.arange(n))
+    return step, np.minimum.accumulate(event[::-1])[::-1]
+
 def next_move(
     mid, # (rows,), NaN where a side is empty
     segment, # Segment of each row
 )->np.ndarray: # (rows,): 1, -1, or NaN where the mid does not move again before the segment ends or a side is empty
     "Direction of the next change of the mid"
-    mid, n = np.asarray(mid, float), len(mid)
-    step = np.full(n, np.nan) # a row after which nothing is known
-    if n > 1: step[:-1] = np.where(np.asarray(segment)[1:] == np.asarray(segment)[:-1], np.sign(np.diff(mid)), np.nan)
-    event = np.where(step == 0, n, np.arange(n))
-    at = np.minimum.accumulate(event[::-1])[::-1] if n else event
-    return step[np.minimum(at, n-1)] if n else step
+    step, at = _next_event(mid, segment)
+    return step[at]
 
 def queue_imbalance(
     s:Sample, # A symbol
-)->tuple: # (imbalance of the best queues, 1 when all is bid; direction of the next move), (rows,) each, NaN where there is none
-    "What the queues show, and what the mid does next"
+)->tuple: # (imbalance of the best queues, 1 when all is bid; direction of the next move; weight), (rows,) each, NaN where there is none
+    "What the queues show, and what the mid does next; seconds that wait for the same move share a weight of one"
     a, b = s.market.ask_sz[:,0], s.market.bid_sz[:,0]
-    ok = np.isfinite(s.mid) & (a + b > 0)
-    return np.where(ok, b/np.where(ok, a + b, 1), np.nan), np.where(ok, next_move(s.mid, s.segment), np.nan)
+    step, at = _next_event(s.mid, s.segment)
+    ok = np.isfinite(s.mid) & (a + b > 0) & np.isfinite(step[at])
+    share = 1/np.maximum(np.bincount(at[ok], minlength=len(at)), 1)
+    return tuple(np.where(ok, v, np.nan) for v in (b/np.where(ok, a + b, 1), step[at], share[at]))
 
 def auc_interval(
     x, # What tells, (rows,)
@@ -120,22 +130,24 @@ def auc_interval(
     block:int, # Rows of a block
     n:int, # Resamples
     rng:np.random.Generator, # Where the chance comes from
+    weight=None, # Of each row; the same for all if None
 )->tuple: # (AUC, lo, hi)
     "Area under the curve with a block-bootstrap interval"
     x, up = np.asarray(x, float), np.asarray(up, bool)
-    n_up, n_down = int(up.sum()), int((~up).sum())
-    require(n_up > 0 and n_down > 0, "the price moves in one direction only", TooShortError)
-    everyone, placed = rankdata(x), np.empty(len(x))
-    placed[up] = (everyone[up] - rankdata(x[up]))/n_down
-    placed[~up] = 1 - (everyone[~up] - rankdata(x[~up]))/n_up
-    auc = placed[up].mean()
-    M = np.stack([up, up*placed, ~up, ~up*placed], 1, dtype=float)
+    w = np.ones(len(x)) if weight is None else np.asarray(weight, float)
+    require(up.any() and not up.all(), "the price moves in one direction only", TooShortError)
+    _, which = np.unique(x, return_inverse=True)
+    low, high = (np.bincount(which, w*k) for k in (~up, up)) # weight of falls and rises at each value
+    below = ((np.cumsum(low) - low/2)/low.sum())[which]
+    above = (1 - (np.cumsum(high) - high/2)/high.sum())[which]
+    auc = np.average(below[up], weights=w[up])
+    M = np.stack([w*up, w*up*below, w*~up, w*~up*above], 1, dtype=float)
     return from_sums(lambda S: _auc_from_sums(S, auc), M, block, n, rng)
 
 def _auc_from_sums(S, auc):
-    with np.errstate(divide="ignore", invalid="ignore"): return S[...,1]/S[...,0] + S[...,3]/S[...,2] - auc
+    return over(S[...,1], S[...,0]) + over(S[...,3], S[...,2]) - auc
 
-# %% ../../nbs/market/12_book_facts.ipynb #4512763b
+# %% ../../nbs/market/12_book_facts.ipynb #79d4479d
 BOTH_SIDES = "books with both sides"
 
 def _both(s): return np.isfinite(s.mid)
@@ -182,10 +194,10 @@ def _tick_range(s):
 @fact("queue_auc", "queue imbalance and the next move of the mid, AUC", "1", "book", _tick_range,
       "Gould, Bonart 2016: large tick .75-.81, small tick .58-.64", versions=RAW)
 def _queue_auc(s, rng):
-    I, move = queue_imbalance(s)
+    I, move, weight = queue_imbalance(s)
     ok = np.isfinite(move)
-    require(ok.sum() >= 200, f"{ok.sum()} seconds before a move where 200 are needed", TooShortError)
-    return auc_interval(I[ok], move[ok] > 0, max(10, s.rows()*int(ok.sum())//len(s.ts)), s.n, rng)
+    require(np.nansum(weight) >= 99.5, f"{np.nansum(weight):.0f} moves where 100 are needed", TooShortError)
+    return auc_interval(I[ok], move[ok] > 0, max(10, s.rows()*int(ok.sum())//len(s.ts)), s.n, rng, weight[ok])
 
 # %% ../../nbs/market/12_book_facts.ipynb #dbe68576
 @fact("sign_acf_1", "ACF of trade signs, next second with trades", "1", "book", versions=RAW)

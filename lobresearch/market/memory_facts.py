@@ -21,7 +21,7 @@ from .facts import FACTS, SECOND, Sample, acf, fact, finite, past_returns, piece
 from .windows import trailing_sum
 from .return_facts import every, kurtosis_from_sums, lagged
 
-# %% ../../nbs/market/11_memory_facts.ipynb #9fc8ca30
+# %% ../../nbs/market/11_memory_facts.ipynb #6b5d0a40
 DAY = 86_400 # Seconds
 LEAST_HOURS = 20 # A recording of which the time of day is taken out
 
@@ -41,7 +41,8 @@ def deseasonalised(
     seconds:int, # Length of the returns
 )->tuple: # (returns, segment), one every `seconds`; as they are in a recording under 20 hours
     "Returns divided by what the time of day makes of their size"
-    (r, segment), hours = every(s, seconds), len(s.ts)/3600
+    r, segment = every(s, seconds)
+    hours = np.isfinite(r).sum()*seconds/3600
     if hours < LEAST_HOURS or not np.nansum(np.abs(r)) > 0: return r, segment
     return r/season(s.ts[(s.ts//SECOND) % seconds == 0], np.abs(r), 4 if hours >= 44 else 2), segment
 
@@ -292,7 +293,7 @@ def fluctuation(
     left = (y*y).sum(1) - (y @ t)**2/(t @ t)
     return float(np.sqrt(max(left.mean(), 0)/w.shape[1])) if len(w) and np.ptp(w) > 0 else math.nan
 
-# %% ../../nbs/market/11_memory_facts.ipynb #3384d07d
+# %% ../../nbs/market/11_memory_facts.ipynb #f6193f56
 def hurst_points(
     x, # Series, (rows,); NaN leaves a row out
     segment, # Segment of each row
@@ -326,11 +327,12 @@ def hurst_interval(
     n:int, # Simulated series
     rng:np.random.Generator, # Where the chance comes from
 )->tuple: # (lo, hi); NaN where no stationary noise has that exponent
-    "95 % interval of a Hurst exponent from fractional noise that has it"
+    "95 % interval of a Hurst exponent from fractional noise: first to see how far estimates miss, then from the exponent without that bias"
     if not .02 < h < .99: return math.nan, math.nan
-    zero = np.zeros(rows)
-    lo, mid, hi = np.quantile([hurst(fractional_noise(rows, h, rng), zero, how) for _ in range(n)], [.025, .5, .975])
-    return h - (hi-mid), h + (mid-lo)
+    simulated = lambda true, n: [hurst(fractional_noise(rows, true, rng), np.zeros(rows), how) for _ in range(n)]
+    true = min(max(2*h - np.median(simulated(h, max(n//2, 10))), .02), .99)
+    lo, hi = np.quantile(simulated(true, n), [.025, .975])
+    return min(h - (hi-true), h), max(h + (true-lo), h)
 
 # %% ../../nbs/market/11_memory_facts.ipynb #5f3779c8
 def _hurst_fact(how, of):
