@@ -87,12 +87,11 @@ def test_bollinger_is_pandas(grid, window):
 
 
 def test_the_bar_is_pandas(grid):
-    p, wide = mid(grid), grid.assign(high=grid.vwap, low=grid.vwap) # the extremes of seconds' prices; the traded ones are tried below
-    hi, lo = rolling(grid, grid.vwap, 60, "max"), rolling(grid, grid.vwap, 60, "min")
+    p, hi, lo = mid(grid), rolling(grid, grid.high, 60, "max"), rolling(grid, grid.low, 60, "min")
     s = pd.Series(grid.vwap.to_numpy(), pd.to_datetime(grid.index.to_numpy(), unit="us")).dropna()
     seg = grid.segment[grid.vwap.notna()].to_numpy()
-    for name, ref in dict(bar_high=hi, bar_low=lo).items(): assert np.allclose(compute(wide, name), np.nan_to_num(1e4*np.log(ref/p)), atol=1e-6), name
-    opened, closed = compute(wide, "bar_open"), compute(wide, "bar_close")
+    for name, ref in dict(bar_high=hi, bar_low=lo).items(): assert np.allclose(compute(grid, name), np.nan_to_num(1e4*np.log(ref/p)), atol=1e-6), name
+    opened, closed = compute(grid, "bar_open"), compute(grid, "bar_close")
     for i in range(0, len(grid), 7):
         a, b = (pd.Timestamp(grid.index[i] - w*SECOND, unit="us") for w in (60, 0))
         held = s[(seg == grid.segment.iloc[i]) & (s.index > a) & (s.index <= b)]
@@ -200,13 +199,22 @@ def test_autocorrelation_finds_an_ar1(rho):
     assert abs(got.mean() - rho) < .04
 
 
+def test_autocorrelation_by_a_loop(grid):
+    m, ts, got = Market(grid), grid.index.to_numpy(), compute(grid, "acf1_60")
+    for i in range(1, len(ts), 11):
+        k = np.flatnonzero((m.first == m.first[i]) & (ts > ts[i] - 60*SECOND) & (ts <= ts[i]))
+        now, before = m.ret[k], np.where(m.first[k] < k, m.ret[k-1], 0)
+        scale = np.sqrt((now**2).sum()*(before**2).sum())
+        assert got[i] == pytest.approx((now*before).sum()/scale if scale else 0, abs=1e-9)
+
+
 def test_a_trend_and_its_mirror():
     up, down = (every(of(100*np.exp(s*np.arange(1200)/1e4))) for s in (1, -1))
     at = 1100*SECOND
     for n in ("trend_300", "pos_60", "ups_60", "rsi_14"): assert up[n][at] == pytest.approx(1, abs=1e-6), n
     for n in ("pos_60", "ups_60", "rsi_60", "ret_900", "macd_1", "boll_20", "last_move"): assert down[n][at] == pytest.approx(-up[n][at], abs=1e-6), n
     assert up.macd_1[at] == pytest.approx(7, abs=.3) and up.ret_900[at] == pytest.approx(900) # (26 - 12)/2 seconds behind
-    assert (up.acf1_300 == 0).all() or abs(up.acf1_300[at]) <= 1
+    assert up.acf1_300[at] == pytest.approx(1, abs=1e-6)
 
 
 def test_where_nothing_moves():
