@@ -13,15 +13,15 @@ import numba as nb
 import numpy as np
 from .registry import DEPTH_WINDOW, Market, feature, ratio, three_rows
 
-# %% ../../nbs/market/01_book_features.ipynb #75ba83b0
+# %% ../../nbs/market/01_book_features.ipynb #c6171b0b
 @nb.njit(cache=True)
 def _pile(p, q, out): # (levels, rows): size, size x price, size squared, summed from the best level
     for l in range(len(p)):
         for i in range(p.shape[1]):
-            v = q[l,i]*p[l,i] if q[l,i] > 0. and p[l,i] == p[l,i] else 0.
-            out[0,l,i], out[1,l,i], out[2,l,i] = q[l,i], v, q[l,i]*q[l,i]
-            if l > 0:
-                for k in range(3): out[k,l,i] += out[k,l-1,i]
+            a, b, c = (out[0,l-1,i], out[1,l-1,i], out[2,l-1,i]) if l > 0 else (0., 0., 0.)
+            out[0,l,i] = a + q[l,i]
+            out[1,l,i] = b + (q[l,i]*p[l,i] if p[l,i] == p[l,i] else 0.)
+            out[2,l,i] = c + q[l,i]*q[l,i]
     return out
 
 def _piles(m, side):
@@ -44,8 +44,18 @@ def side_vwap(
     "Size-weighted mean price of one side"
     return m.keep(("side_vwap", side, levels), lambda: ratio(_piled(m, side, levels, 1), _piled(m, side, levels)))
 
+@nb.njit(cache=True)
+def _far(p, mid, sign, out):
+    for i in range(len(mid)): out[0,i] = sign*1e4/mid[i] if mid[i] > 0. else 0.
+    for l in range(len(p)-1, -1, -1):
+        for i in range(len(mid)):
+            d = (p[l,i] - mid[i])*out[0,i]
+            out[l,i] = d if d > 0. else 0.
+    return out
+
 def _away(m, side): # (levels, rows): basis points from the mid, 0 or more
-    return m.keep(("away", side), lambda: np.maximum(1e4*ratio((1 if side == "ask" else -1)*(getattr(m, side).T - m.mid), m.mid), 0))
+    price = getattr(m, side).T
+    return m.keep(("away", side), lambda: _far(price, m.mid, 1. if side == "ask" else -1., np.empty(price.shape)))
 
 # %% ../../nbs/market/01_book_features.ipynb #2c8a18ad
 @feature("wmid_{levels}", "(Qb A + Qa B)/(Qa + Qb) - m, A and B the mean prices of {levels} level(s)", "bps", "Stoikov 2018",
@@ -282,20 +292,18 @@ def top_share(
     "Share of the best level in a side's size"
     return ratio(_piled(m, side, 1), _piled(m, side, "all"))
 
-# %% ../../nbs/market/01_book_features.ipynb #d0278786
+# %% ../../nbs/market/01_book_features.ipynb #58f5f35c
 @nb.njit(cache=True)
 def _walk(away, q, want, n):
-    out = np.zeros(len(want))
-    for i in range(len(want)):
-        left, cost, deep = want[i], 0., 0.
-        for l in range(n):
-            if q[l,i] > 0.:
-                deep = away[l,i]
-                took = min(left, q[l,i])
-                cost, left = cost + took*deep, left - took
-                if left <= 0.: break
-        if want[i] > 0.: out[i] = (cost + left*deep)/want[i]
-    return out
+    left, deep, cost = want.copy(), np.zeros(len(want)), np.zeros(len(want))
+    for l in range(n):
+        for i in range(len(want)):
+            took = min(left[i], q[l,i])
+            deep[i] = away[l,i] if q[l,i] > 0. else deep[i]
+            cost[i] += took*away[l,i]
+            left[i] -= took
+    for i in range(len(want)): cost[i] = (cost[i] + left[i]*deep[i])/want[i] if want[i] > 0. else 0.
+    return cost
 
 def walk_cost(
     m:Market, # The market

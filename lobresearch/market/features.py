@@ -17,7 +17,7 @@ from .registry import FEATURES, Market, grid_levels, random_grid, three_rows
 
 _all_ = ["FEATURES", "Market", "grid_levels", "random_grid"]
 
-# %% ../../nbs/market/04_features.ipynb #71e5148a
+# %% ../../nbs/market/04_features.ipynb #583884d8
 OFI = [f"ofi_{n}_{w}" for n in (1,5,10) for w in (1,5,10,30,60)] # What `ridge_ofi` may use
 SETS = {"core": [*(f"wmid_{n}" for n in (1,2,5,10)), "spread", "width_5", "width_10", "skew_2", "skew_5", "skew_10",
                  *(f"imb_{n}" for n in range(1, 11)), *(f"cimb_{n}" for n in (2,3,5,10)), "log_depth_1", "log_depth_10", *OFI,
@@ -28,7 +28,8 @@ SETS = {"core": [*(f"wmid_{n}" for n in (1,2,5,10)), "spread", "width_5", "width
                    *(f"{kind}_{n}" for n in (5,"all") for kind in ("cimb","log_depth","herf_both","impact_both","liq_spread"))],
         "desk30": ["bar_open", "bar_high", "bar_low", "bar_close", "bar_volume", "vgap_60",
                    "flow_10", "flow_60", "timb_60", "nimb_60", "freq_60", "velocity_60", "vacc_60", "size_60", "large_net_60", "vpin_60", "kyle_60", "amihud_60",
-                   "wmid_1", "spread", "imb_1", "cimb_5", "cimb_all", "log_depth_1", "log_depth_all", "pressure_all", "slope_imb", "top_bid", "top_ask", "liq_spread_all"],
+                   "wmid_1", "spread", "imb_1", "cimb_5", "cimb_all", "log_depth_1", "log_depth_all", "pressure_all", "slope_imb", "top_bid", "top_ask",
+                   "liq_spread_all"],
         "all": list(FEATURES)}
 
 def select(
@@ -68,7 +69,7 @@ def _checked(grid, names):
     require(not any(lacks.values()), "; ".join(f"{n} needs the column {', '.join(c)}, which the grid lacks" for n,c in lacks.items() if c) + ".")
     return names
 
-# %% ../../nbs/market/04_features.ipynb #5cf92bee
+# %% ../../nbs/market/04_features.ipynb #4afeb1b4
 def features(
     grid:pd.DataFrame, # A grid
     names=None, # Which features; all that the grid allows when None
@@ -80,7 +81,7 @@ def features(
     out = np.empty((len(names), len(grid)), np.float32)
     for a in range(0, len(grid), piece):
         b, start = min(a + piece, len(grid)), int(np.searchsorted(whole.ts, whole.ts[a] - back))
-        m = Market(grid.iloc[start:b], whole.mid[start:b])
+        m = whole.piece(start, b)
         for x, n in zip(out, names, strict=True): _store(np.asarray(FEATURES[n].make(m, **FEATURES[n].settings)), a-start, x[a:b])
     return pd.DataFrame(out.T, index=grid.index, columns=names)
 

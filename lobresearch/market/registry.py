@@ -56,24 +56,35 @@ def ratio(
     "a/b, and 0 where b is 0 or either is undefined"
     return _ratio(a, b)
 
-# %% ../../nbs/market/00_registry.ipynb #cdc1a5c9
+# %% ../../nbs/market/00_registry.ipynb #2cb94ef0
 class Market:
     "A grid as arrays, with the sums and lags that features share kept once"
     SIDES = ("ask","bid","ask_sz","bid_sz","ofi") # (rows, levels): running best to deepest price, sizes, order-flow imbalance
     SIZES = ("n_updates","buy_vol","sell_vol","buy_n","sell_n","vwap") # (rows,), 0 where undefined
     def __init__(self,
                  grid:pd.DataFrame, # A grid, index `ts`
-                 mid=None, # Mid of each row where it is known already, carried over one-sided books
                 ):
-        self.grid,self.levels,self._kept = grid,grid_levels(grid),{}
-        self.ts,self.segment = grid.index.to_numpy(np.int64),grid["segment"].to_numpy()
-        require(bool((np.diff(self.ts) > 0).all()), "ts must increase from row to row; sort the grid and remove repeated seconds.")
-        self.first = segment_starts(self.segment)
-        if mid is not None: self.mid = mid
+        ts = grid.index.to_numpy(np.int64)
+        require(bool((np.diff(ts) > 0).all()), "ts must increase from row to row; sort the grid and remove repeated seconds.")
+        self._set({c: grid[c] for c in grid}, grid_levels(grid), ts, grid["segment"].to_numpy())
+
+    def _set(self, grid, levels, ts, segment):
+        self.grid,self.levels,self.ts,self.segment,self.first,self._kept = grid,levels,ts,segment,segment_starts(segment),{}
+
+    def piece(self,
+              a:int, # First row
+              b:int, # Row after the last
+             ): # `Market`
+        "Some rows as a market by itself, except that the mid is carried from before them"
+        m = object.__new__(Market)
+        m._set({c: x[a:b] for c,x in self.keep("raw", lambda: {c: np.asarray(x) for c,x in self.grid.items()}).items()}, self.levels,
+               self.ts[a:b], self.segment[a:b])
+        m.mid = self.mid[a:b]
+        return m
 
     def column(self, name): # float64 (rows,)
         require(name in self.grid, f"The grid has no column {name}.")
-        return np.ascontiguousarray(self.grid[name].to_numpy(), float)
+        return np.ascontiguousarray(self.grid[name], float)
 
     def __getattr__(self, name):
         if name.startswith("_") or name == "grid": raise AttributeError(name)
@@ -97,8 +108,8 @@ def _traded(m, which): # Highest or lowest price of a second's trades; their mea
     x = m.column(which if which in m.grid else "vwap")
     return np.where(x > 0, x, np.nan)
 
-# %% ../../nbs/market/00_registry.ipynb #4216eefe
-MADE = dict(mid=lambda m: _carry(m.first, (m.ask[:,0] + m.bid[:,0])/2), volume=lambda m: m.buy_vol + m.sell_vol, # What a market makes of its columns
+# %% ../../nbs/market/00_registry.ipynb #ebb3c1cf
+MADE = dict(mid=lambda m: _carry(m.first, (m.column("ask_px_1") + m.column("bid_px_1"))/2), volume=lambda m: m.buy_vol + m.sell_vol, # What a market makes of its columns
             signed=lambda m: m.buy_vol - m.sell_vol, ret=lambda m: m.bps(m.mid, m.mid[m.lag(1)]), trades=lambda m: m.buy_n + m.sell_n,
             rows=lambda m: np.ones(len(m.ts)), high=lambda m: _traded(m, "high"), low=lambda m: _traded(m, "low"))
 

@@ -50,7 +50,7 @@ def cuts(
     out[k] = len(ts)
     return out[:k+1].copy()
 
-# %% ../../nbs/market/00_windows.ipynb #7c44d83f
+# %% ../../nbs/market/00_windows.ipynb #c4bc16f4
 class Windows:
     "Windows of one length: where each begins, and the blocks that serve to sum over them"
     def __init__(self,
@@ -61,27 +61,24 @@ class Windows:
         require(seconds > 0, f"A window must last longer than 0 s; got {seconds}.")
         self.ts, w = np.asarray(ts, np.int64), np.int64(seconds*SECOND)
         self.begin,self.cut = begins(self.ts, first, w), cuts(self.ts, first, w)
-        self.spare = np.empty(len(self.ts)) # where sums of block ends are put
+        self.alone = len(self.cut) > len(self.ts) # every window holds its own row and no other
 
     def count(self)->np.ndarray: # float64 (rows,)
         "Rows in each window"
         return np.arange(1., len(self.ts) + 1) - self.begin
 
-# %% ../../nbs/market/00_windows.ipynb #27178d38
+# %% ../../nbs/market/00_windows.ipynb #7a1fa9c2
 @nb.njit(cache=True)
 def _sums(begin, cut, x, back, out):
     for c in range(len(cut)-1):
-        b, e, s = cut[c], cut[c+1], 0.
-        for i in range(b, e):
-            if x[i] == x[i]: s += x[i]
-            out[i] = s
-        for i in range(b, e):
-            if begin[i] < b: out[i] += back[begin[i]]
-            else: break
-        s = 0.
-        for i in range(e-1, b-1, -1):
-            if x[i] == x[i]: s += x[i]
-            back[i] = s
+        b, e, s, t, stop = cut[c], cut[c+1], 0., 0., cut[c]
+        for i in range(b, e): # forward and backward at once: neither waits for the other
+            j = b+e-1-i
+            s += x[i] if x[i] == x[i] else 0.
+            t += x[j] if x[j] == x[j] else 0.
+            out[i], back[j] = s, t
+        while stop < e and begin[stop] < b: stop += 1
+        for i in range(b, stop): out[i] += back[begin[i]]
     return out
 
 def sums(
@@ -89,7 +86,7 @@ def sums(
     x, # What to add, float64 (rows,); NaN counts as 0
 )->np.ndarray: # float64 (rows,)
     "Sum over each window"
-    return _sums(w.begin, w.cut, x, w.spare, np.empty(len(x)))
+    return np.nan_to_num(x) if w.alone else _sums(w.begin, w.cut, x, np.empty(len(x)), np.empty(len(x)))
 
 def trailing_sum(
     ts, # int64 microseconds, increasing, (rows,)
