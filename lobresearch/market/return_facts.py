@@ -178,7 +178,7 @@ def _hill_share(s, rng):
 @fact("hill_10_spread", "spread of the index over the plateau, relative to it", "1", "distribution", method="none")
 def _hill_spread(s, rng): return _tail(s)[4], math.nan, math.nan
 
-# %% ../../nbs/market/10_return_facts.ipynb #8938409c
+# %% ../../nbs/market/10_return_facts.ipynb #ecf44960
 LAGS = 10 # Of unit-root tests
 
 def root_interval(
@@ -191,7 +191,7 @@ def root_interval(
     noise = rng.standard_normal((n, rows))
     true = min(2*root - np.median(_roots(min(root, 1.), noise)), 1.)
     lo, hi = np.quantile(_roots(true, noise), [.025, .975])
-    return root - (hi-true), root + (true-lo)
+    return min(root - (hi-true), root), max(root + (true-lo), root)
 
 def _roots(root, noise):
     y = lfilter([1], [1, -root], noise, axis=1)
