@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from lobresearch.data.book import Books, Rebuild, event_ofi, interleave, mid, rebuild, spread, tick_size, weighted_mid
 from lobresearch.data.tardis import Updates, read_books, read_updates
+from lobresearch.errors import ParameterError
 
 rows = st.lists(st.tuples(st.integers(101, 103), st.integers(1, 5), st.integers(98, 100), st.integers(1, 5)), min_size=1, max_size=12)
 
@@ -111,3 +112,10 @@ def compare_with_snapshots(real_data, name, days, r):
 @pytest.mark.parametrize("name, days", [(("binance-futures", "BTCUSDT"), ["2023-04-04"]), (("binance", "NEXOUSDT"), ["2024-07-23", "2024-07-24"])])
 def test_rebuilt_book_is_the_recorded_one(real_data, name, days):
     compare_with_snapshots(real_data, name, days, Rebuild(25)) # the second day of NEXOUSDT runs on from the first
+
+
+def test_prices_without_a_grid_have_no_tick_and_the_sentence_says_so():
+    "Thousands of steps, each seen once: once an IndexError without a word"
+    rng = np.random.default_rng(0)
+    a = 100 + rng.random((5000, 1)) + np.cumsum(rng.random((5000, 3)), axis=1)
+    with pytest.raises(ParameterError, match="occurs regularly"): tick_size(interleave(a, a*0 + 1, 200 - a, a*0 + 1))

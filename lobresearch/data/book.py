@@ -213,7 +213,7 @@ def rebuild(
     for u in chunks: yield r.add(u)
     yield r.close()
 
-# %% ../../nbs/data/00_book.ipynb #2f407afa
+# %% ../../nbs/data/00_book.ipynb #5d517f48
 def tick_size(
     book, # Matrix (n, 4*levels) or grid
     share:float=1e-3, # A step counts if it makes up at least this share of all positive steps
@@ -228,4 +228,6 @@ def tick_size(
     typical = np.nanmedian(px[:, levels-1:levels+1]) if d.size else np.nan
     step, n = np.unique(np.round(d[d > 1e-9*typical], max(0, 9 - int(np.floor(np.log10(typical))))) if d.size else d, return_counts=True)
     require(len(step) > 0, "no two prices of this book differ; its tick cannot be told.")
-    return float(step[n >= max(1, share*n.sum())][0])
+    often = step[n >= max(1, share*n.sum())]
+    require(len(often) > 0, "no price step of this book occurs regularly; its tick cannot be told.")
+    return float(often[0])
