@@ -2,10 +2,11 @@
 import numpy as np
 import pandas as pd
 import pytest
+from helpers_features import alone, full_grid, holed, one_sided, one_trade, standing, unknown
 from hypothesis import given, settings, strategies as st
 
 from lobresearch.errors import ParameterError
-from lobresearch.market.features import FEATURES, OFI, features, random_grid, select, warmup
+from lobresearch.market.features import FEATURES, OFI, SETS, feature_table, features, random_grid, select, warmup
 from lobresearch.market.labels import SECOND
 from lobresearch.market.registry import feature, trailing_sum
 
@@ -21,15 +22,41 @@ def X(grid): return features(grid)
 def by_segment(grid, f): return pd.concat([f(g) for _, g in grid.groupby("segment")])
 
 
-def test_registry_is_about_sixty_and_says_what_each_is():
-    assert 55 <= len(FEATURES) <= 80 and len(OFI) == 15
-    for n, f in FEATURES.items(): assert f.formula and f.unit and f.source and f.warmup >= 0, n
-    assert warmup(FEATURES) == 301 and warmup(select(lookback=61)) == 61
+def test_the_registry_says_what_each_is():
+    assert 200 <= len(FEATURES) <= 260 and len(OFI) == 15
+    for n, f in FEATURES.items():
+        assert f.formula and f.unit and f.source and f.warmup >= 0 and f.family in ("book", "flow", "trade", "price"), n
+        assert "{" not in n + f.formula, n
+    assert warmup(FEATURES) <= 901 and warmup(select(lookback=61)) == 61
+    t = feature_table()
+    assert list(t.name) == list(FEATURES) and list(t) == ["name", "family", "formula", "unit", "source", "warmup", "levels", "sets"]
+    assert t.set_index("name").sets[["imb_10", "wmid_1"]].tolist() == ["core", "core, book18, desk30"]
+
+
+def test_named_sets():
+    assert {k: len(v) for k, v in SETS.items()} == dict(core=69, book18=18, desk30=30, all=len(FEATURES))
+    for k, names in SETS.items(): assert len(set(names)) == len(names) and set(names) <= set(FEATURES), k
+    families = pd.Series({n: FEATURES[n].family for n in SETS["desk30"]}).replace("flow", "trade").to_dict()
+    families |= {"vgap_60": "price"} # the VWAP of the minute
+    assert pd.Series(families).value_counts().to_dict() == dict(price=6, trade=12, book=12)
+    small = select(5, among="book18")
+    assert small == SETS["book18"] and len(select(3, among="book18")) == 13
+    assert "funding" not in select(among="all") and "funding" in select(among="all", columns=["funding"])
+
+
+def test_core_is_what_it_was(grid, X):
+    "The names that forecasts use, in their order, and sizes and prices reckoned from the columns"
+    assert SETS["core"][:4] == ["wmid_1", "wmid_2", "wmid_5", "wmid_10"] and SETS["core"][-2:] == ["since_move", "last_move"]
+    a, b, mid = grid.ask_sz_1, grid.bid_sz_1, (grid.ask_px_1 + grid.bid_px_1)/2
+    assert np.allclose(X.wmid_1, 1e4*((b*grid.ask_px_1 + a*grid.bid_px_1)/(a + b)/mid - 1), atol=1e-4)
+    assert np.allclose(X.imb_1, (b - a)/(a + b), atol=1e-6) and np.allclose(X.width_10, 1e4*(grid.ask_px_10 - grid.bid_px_10)/mid, atol=1e-3)
+    deep = sum(grid[f"{s}_sz_{i}"] for s in ("ask", "bid") for i in range(1, 11))
+    assert np.allclose(X.log_depth_10, np.log1p(deep), atol=1e-5) and np.array_equal(X.log_depth_10, X.log_depth_all)
 
 
 def test_every_column_is_finite_float32(X):
-    assert list(X) == list(FEATURES) and (X.dtypes == np.float32).all() and np.isfinite(X.to_numpy()).all()
-    assert [n for n in X if X[n].std() == 0] in ([], ["skew_2", "skew_5", "skew_10"]) # the made-up levels are equally spaced
+    assert list(X) == select(among="all") and (X.dtypes == np.float32).all() and np.isfinite(X.to_numpy()).all()
+    assert all(n.startswith(("skew", "gap", "band")) for n in X if X[n].std() == 0) # the made-up levels are equally spaced
 
 
 @pytest.mark.parametrize("window", [1, 5, 30, 300])
@@ -70,8 +97,9 @@ def test_prices_and_sizes_may_change_unit(grid, X):
     px = [c for c in grid if c.startswith(("ask_px", "bid_px")) or c in ("vwap", "high", "low")]
     sz = [c for c in grid if c.startswith(("ask_sz", "bid_sz", "ofi"))] + ["buy_vol", "sell_vol"]
     other = features(grid.assign(**{c: grid[c]*7 for c in px}, **{c: grid[c]*.001 for c in sz}))
-    same = [n for n in FEATURES if not n.startswith("log_depth")]
-    assert np.allclose(other[same], X[same], atol=2e-3)
+    same = [n for n in X if FEATURES[n].unit != "log size" or n == "bar_volume"]
+    assert len(X.columns) - len(same) == 10
+    assert [n for n in same if not np.allclose(other[n], X[n], rtol=1e-4, atol=2e-3)] == []
 
 
 def test_mirror(grid, X):
@@ -81,7 +109,9 @@ def test_mirror(grid, X):
         for i in range(1, 11): flip |= {f"{a}_px_{i}": 4000 - grid[f"{b}_px_{i}"], f"{a}_sz_{i}": grid[f"{b}_sz_{i}"]}
     flip |= {f"ofi_{i}": -grid[f"ofi_{i}"] for i in range(1, 11)} | dict(buy_vol=grid.sell_vol, sell_vol=grid.buy_vol)
     up = features(grid.assign(**flip))
-    for n in ("imb_3", "cimb_5", "ofi_5_10", "flow_30", "timb_10", "last_move"): assert np.allclose(up[n], -X[n], atol=1e-5), n
+    for n in ("imb_3", "cimb_5", "cimb_all", "ofi_5_10", "flow_30", "timb_10", "last_move"): assert np.allclose(up[n], -X[n], atol=1e-5), n
+    for n in ("herf", "log_depth", "rel_depth"): assert np.allclose(up[f"{n}_ask_5"], X[f"{n}_bid_5"], atol=1e-5), n
+    assert np.allclose(up.impact_bid_all*3, X.impact_ask_all, rtol=.02) and up.pressure_all.corr(X.pressure_all) < -.999
 
 
 def test_books_that_lack_things():
@@ -99,16 +129,50 @@ def test_books_that_lack_things():
     assert "imb_5" in five and "imb_6" not in five and "ofi_10_1" not in five
 
 
-def test_constant_price_and_single_row():
-    g = random_grid(50, np.random.default_rng(2))
-    for i in range(1, 11): g[f"ask_px_{i}"], g[f"bid_px_{i}"] = 100 + .1*i, 100 - .1*i
-    X = features(g)
-    assert (X[["ret_300", "vol_60", "mgap_60", "last_move"]] == 0).all(axis=None) and (X.since_move == 1).all()
-    assert np.isfinite(features(g.iloc[:1]).to_numpy()).all() and features(g.iloc[:0]).shape == (0, len(FEATURES))
+def test_constant_price():
+    X = features(standing(full_grid(700, np.random.default_rng(2))))
+    zero = [*(n for n in X if n.startswith(("ret_", "vol_", "bvol", "ewma_vol", "mgap", "macd", "boll", "rsi", "trend", "ups", "range", "pos", "acf1", "jump",
+                                            "roll", "kyle", "amihud", "volume_cv", "cancels", "rel_depth"))), "last_move"]
+    assert len(zero) > 45 and [n for n in zero if X[n].abs().max() > (1e-9 if n.startswith(("mgap", "rel_depth")) else 0)] == [] and (X.since_move == 1).all()
+    assert [n for n in X if n.startswith("log_depth") and X[n].nunique() != 1] == []
+
+
+@pytest.mark.parametrize("what", [alone, standing, one_sided, one_trade, unknown, holed])
+def test_degenerate_markets_are_finite(what):
+    "An all-gap day, a book that never moves, one side, one trade, nothing known, holes everywhere: two minutes of each"
+    rng = np.random.default_rng(3)
+    grid = full_grid(120, rng)
+    X = features(what(grid, rng) if what is holed else what(grid))
+    assert list(X) == list(FEATURES) and len(X) == len(grid) and np.isfinite(X.to_numpy()).all()
+    if what is alone: assert (X[[n for n in X if n.startswith(("ret_", "vol_"))]] == 0).all(axis=None) and np.isclose(X.rel_depth_bid_1, 0).all()
+    if what is one_sided: assert (X[["spread", "wmid_1", "liq_spread_all", "impact_ask_all"]] == 0).all(axis=None) and (X.imb_1 == 1).all()
+    if what is one_trade: assert (X.timb_300.iloc[len(X)//2:] == 1).all() and (X.timb_300.iloc[:len(X)//2] == 0).all()
+    if what is unknown: assert [n for n in X if X[n].abs().max() > 0 and not n.startswith("since")] == []
+
+
+@pytest.mark.parametrize("rows", [0, 1, 2])
+def test_a_few_rows(rows):
+    grid = full_grid(50, np.random.default_rng(4)).iloc[:rows]
+    X = features(grid)
+    assert X.shape == (rows, len(FEATURES)) and X.index.equals(grid.index) and np.isfinite(X.to_numpy()).all()
+
+
+@pytest.mark.parametrize("levels", [1, 2, 5, 12])
+def test_fewer_and_more_levels(levels):
+    "`all` adapts to what is kept; what needs more is left out"
+    rng = np.random.default_rng(5)
+    grid = full_grid(200, rng, levels=levels)
+    X = features(grid)
+    assert set(X) == {n for n, f in FEATURES.items() if f.levels <= levels} and np.isfinite(X.to_numpy()).all()
+    size = sum(grid[f"{s}_sz_{i+1}"] for s in ("ask", "bid") for i in range(levels))
+    assert np.allclose(X.log_depth_all, np.log1p(size), atol=1e-5)
+    if levels == 5: assert np.array_equal(X.impact_both_5, X.impact_both_all) and np.array_equal(X.pressure_5, X.pressure_all)
+    if levels == 1: assert (X.gap_ask_all == 0).all() and (X.top_bid == 1).all() and np.array_equal(X.cimb_all, X.imb_1)
 
 
 def test_wrong_input_gets_a_sentence(grid):
     with pytest.raises(ParameterError, match="There is no feature alpha"): features(grid, ["alpha"])
+    with pytest.raises(ParameterError, match="funding needs the column funding"): features(grid, ["funding"])
     with pytest.raises(ParameterError, match="must increase"): features(grid.iloc[::-1])
     with pytest.raises(ParameterError, match="holds no book"): features(grid[["segment"]])
     with pytest.raises(ParameterError, match="There is a feature spread already"): feature("spread", "", "1", "")(lambda m: m.mid)

@@ -69,7 +69,7 @@ def _checked(grid, names):
     require(not any(lacks.values()), "; ".join(f"{n} needs the column {', '.join(c)}, which the grid lacks" for n,c in lacks.items() if c) + ".")
     return names
 
-# %% ../../nbs/market/04_features.ipynb #4afeb1b4
+# %% ../../nbs/market/04_features.ipynb #20d9764d
 def features(
     grid:pd.DataFrame, # A grid
     names=None, # Which features; all that the grid allows when None
@@ -80,7 +80,7 @@ def features(
     whole, back = Market(grid), warmup(names)*SECOND
     out = np.empty((len(names), len(grid)), np.float32)
     for a in range(0, len(grid), piece):
-        b, start = min(a + piece, len(grid)), int(np.searchsorted(whole.ts, whole.ts[a] - back))
+        b, start = min(a + piece, len(grid)), max(int(np.searchsorted(whole.ts, whole.ts[a] - back)) - 1, 0)
         m = whole.piece(start, b)
         for x, n in zip(out, names, strict=True): _store(np.asarray(FEATURES[n].make(m, **FEATURES[n].settings)), a-start, x[a:b])
     return pd.DataFrame(out.T, index=grid.index, columns=names)

@@ -108,10 +108,11 @@ def _traded(m, which): # Highest or lowest price of a second's trades; their mea
     x = m.column(which if which in m.grid else "vwap")
     return np.where(x > 0, x, np.nan)
 
-# %% ../../nbs/market/00_registry.ipynb #ebb3c1cf
-MADE = dict(mid=lambda m: _carry(m.first, (m.column("ask_px_1") + m.column("bid_px_1"))/2), volume=lambda m: m.buy_vol + m.sell_vol, # What a market makes of its columns
-            signed=lambda m: m.buy_vol - m.sell_vol, ret=lambda m: m.bps(m.mid, m.mid[m.lag(1)]), trades=lambda m: m.buy_n + m.sell_n,
-            rows=lambda m: np.ones(len(m.ts)), high=lambda m: _traded(m, "high"), low=lambda m: _traded(m, "low"))
+# %% ../../nbs/market/00_registry.ipynb #d60b9ebb
+MADE = dict( # What a market makes of its columns
+    mid=lambda m: _carry(m.first, (m.column("ask_px_1") + m.column("bid_px_1"))/2), ret=lambda m: m.bps(m.mid, m.mid[m.lag(1)]),
+    volume=lambda m: m.buy_vol + m.sell_vol, signed=lambda m: m.buy_vol - m.sell_vol, trades=lambda m: m.buy_n + m.sell_n,
+    rows=lambda m: np.ones(len(m.ts)), high=lambda m: _traded(m, "high"), low=lambda m: _traded(m, "low"))
 
 @patch
 def keep(self:Market, key, make):
