@@ -8,13 +8,13 @@ __all__ = ['SPANS', 'FORGET', 'BAR', 'past_return', 'mean_gap', 'volatility', 'b
            'bollinger', 'trend_strength', 'up_share', 'parkinson', 'range_position', 'bar', 'bar_volume', 'since_move',
            'last_move']
 
-# %% ../../nbs/market/03_price_features.ipynb #a52f4a53
+# %% ../../nbs/market/03_price_features.ipynb #ab81931e
 import numba as nb
 import numpy as np
 from .labels import SECOND
 from .registry import MEMORY, Market, feature, ratio, three_rows
 from .trade_features import mean_depth
-from .windows import decayed_gap, decayed_ratio, extremes, moments
+from .windows import decayed_gap, decayed_ratio, extremes
 
 # %% ../../nbs/market/03_price_features.ipynb #3bef4d2e
 def _log_mid(m): # basis points, NaN where there is no mid
@@ -166,16 +166,41 @@ def macd_gap(
     n = SPANS[2]*scale
     return decayed_gap(m.windows(FORGET*n), _macd(m, scale), half_life(2/(n+1)))
 
-# %% ../../nbs/market/03_price_features.ipynb #48a49e5a
+# %% ../../nbs/market/03_price_features.ipynb #d01fc91f
+@nb.njit(cache=True)
+def _bands(begin, cut, x): # (x - mean)/(2 standard deviations); each part of a window sums deviations from a row of its own
+    out, back, there = np.zeros(len(x)), np.zeros((len(x), 3)), 0.
+    for c in range(len(cut)-1):
+        here, n, a, q = 0., 0., 0., 0.
+        for i in range(cut[c], cut[c+1]):
+            if x[i] != x[i]: continue
+            if n == 0.: here = x[i]
+            d = x[i] - here
+            n, a, q = n + 1., a + d, q + d*d
+            mean, s, k, f = a/n, q - a*a/n, n, begin[i]
+            if f < cut[c] and back[f,0] > 0.:
+                old = back[f,1]/back[f,0]
+                k, gap = n + back[f,0], there - here + old - mean
+                s += back[f,2] - back[f,1]*old + gap*gap*n*back[f,0]/k
+                mean += gap*back[f,0]/k
+            if s > 0.: out[i] = (d - mean)/(2*np.sqrt(s/k))
+        there, n, a, q = 0., 0., 0., 0.
+        for i in range(cut[c+1]-1, cut[c]-1, -1):
+            if x[i] == x[i]:
+                if n == 0.: there = x[i]
+                d = x[i] - there
+                n, a, q = n + 1., a + d, q + d*d
+            back[i,0], back[i,1], back[i,2] = n, a, q
+    return out
+
 @feature("boll_{window}", "(ln m - mean)/(2 standard deviations) over {window} s", "1", "Bollinger 2001", lambda window: window, window=(20,60))
 def bollinger(
     m:Market, # The market
     window:int, # Seconds
 )->np.ndarray: # (rows,), 1 at the upper band
     "Where the mid stands between its bands; 0 where it does not move"
-    x = _log_mid(m)
-    out = moments(m.windows(window), x, x)
-    return ratio(out[3], 2*np.sqrt(out[1]))
+    w = m.windows(window)
+    return _bands(w.begin, w.cut, _log_mid(m))
 
 @feature("trend_{window}", "|sum of r| / sum of |r| of 1 s returns over {window} s", "1", "Kaufman 1995", lambda window: window + 1, window=(60,300))
 def trend_strength(
@@ -213,7 +238,7 @@ def range_position(
     low, high = m.extremes("mid", window)
     return ratio((m.mid - low) - (high - m.mid), high - low)
 
-# %% ../../nbs/market/03_price_features.ipynb #a728dfa3
+# %% ../../nbs/market/03_price_features.ipynb #8468539d
 BAR = 60 # Seconds
 
 @nb.njit(cache=True)
@@ -237,8 +262,7 @@ def bar(
     part:str, # `open`, `high`, `low` or `close`
 )->np.ndarray: # (rows,), basis points
     "A price of the last minute's bar, seen from the mid; 0 without trades"
-    x = _bar(m, part)
-    return m.bps(np.where(np.isfinite(x), x, 0.), m.mid)
+    return m.bps(_bar(m, part), m.mid)
 
 @feature("bar_volume", f"ln(1 + volume of {BAR} s / mean depth of the best level)", "log size", "common", lambda: BAR)
 def bar_volume(

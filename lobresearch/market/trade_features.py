@@ -8,12 +8,11 @@ __all__ = ['LARGE', 'LARGE_WINDOW', 'LARGE_MIN', 'BARS', 'mean_depth', 'order_fl
            'update_rate', 'frequency', 'velocity', 'volume_acceleration', 'since_trade', 'last_trade', 'trade_size',
            'largest_size', 'volume_variation', 'large_trade', 'large_net', 'funding', 'vpin']
 
-# %% ../../nbs/market/02_trade_features.ipynb #57743844
+# %% ../../nbs/market/02_trade_features.ipynb #6152da69
 import numba as nb
 import numpy as np
 from .labels import SECOND
 from .registry import DEPTH_WINDOW, MEMORY, Market, feature, ratio, three_rows
-from .windows import moments
 
 # %% ../../nbs/market/02_trade_features.ipynb #c32e174c
 def mean_depth(
@@ -60,9 +59,17 @@ def signed_volume(
     "Aggressive buying less selling, in units of depth"
     return ratio(m.total("signed", window), mean_depth(m, 1))
 
-# %% ../../nbs/market/02_trade_features.ipynb #6531f6e3
-def _known_return(m): # NaN in the first second of a segment, which has none
-    return m.keep("known_return", lambda: np.where(m.first < np.arange(len(m.ts)), m.ret, np.nan))
+# %% ../../nbs/market/02_trade_features.ipynb #2654ff3c
+@nb.njit(cache=True)
+def _slope(begin, first, count, v, vv, vr, r, x): # of r on x from their sums over windows; a segment's first second has no return and is left out
+    out = np.zeros(len(x))
+    for i in range(len(x)):
+        known = begin[i] > first[i]
+        n, a, b = (count[i], v[i], vv[i]) if known else (count[i] - 1, v[i] - x[first[i]], vv[i] - x[first[i]]**2)
+        if n < 2: continue
+        var = b - a*a/n
+        if var > 1e-12*b: out[i] = (vr[i] - a*r[i]/n)/var
+    return out
 
 @feature("kyle_{window}", "slope of 1 s returns on (signed volume / mean depth) over {window} s; 0 where the flow does not vary", "bps",
          "Kyle 1985; Hasbrouck 2009", lambda window: max(window + 1, DEPTH_WINDOW), "flow", window=(60,300))
@@ -71,8 +78,9 @@ def kyle_lambda(
     window:int, # Seconds
 )->np.ndarray: # (rows,), basis points for a mean depth bought
     "Price impact of signed volume"
-    cov, var, *_ = moments(m.windows(window), m.signed, _known_return(m))
-    return ratio(cov*mean_depth(m, 1), var)
+    total = lambda key, make: m.total((key, make), window)
+    vv, vr, r = total("vv", lambda: m.signed**2), total("vr", lambda: m.signed*m.ret), m.total("ret", window)
+    return _slope(m.windows(window).begin, m.first, m.count(window), m.total("signed", window), vv, vr, r, m.signed)*mean_depth(m, 1)
 
 @feature("amihud_{window}", "sum |1 s return| / money traded over {window} s, times m mean depth; 0 without trades", "bps", "Amihud 2002",
          lambda window: max(window + 1, DEPTH_WINDOW), "flow", window=(60,300))
@@ -84,7 +92,7 @@ def amihud(
     move = m.total(("abs_ret", lambda: np.abs(m.ret)), window)
     return ratio(move*m.mid*mean_depth(m, 1), m.total(("money", lambda: m.vwap*m.volume), window))
 
-# %% ../../nbs/market/02_trade_features.ipynb #a89b0c31
+# %% ../../nbs/market/02_trade_features.ipynb #8b69bef7
 @nb.njit(cache=True)
 def _orders(first, price, size, hit, side):
     came, went = np.zeros(len(price)), np.zeros(len(price))
@@ -111,7 +119,7 @@ def order_rate(
     bid = side == "bid"
     p, q, hit = (m.bid[:,0], m.bid_sz[:,0], m.sell_vol) if bid else (m.ask[:,0], m.ask_sz[:,0], m.buy_vol)
     make = lambda: m.keep(("orders", side), lambda: _orders(m.first, p, q, hit, 1. if bid else -1.))[what == "cancels"]
-    return ratio(m.mean((f"{what}_{side}", make), window), mean_depth(m, 1))
+    return ratio(m.total((f"{what}_{side}", make), window), m.keep(("held_depth", window), lambda: m.count(window)*mean_depth(m, 1)))
 
 # %% ../../nbs/market/02_trade_features.ipynb #b16ca0aa
 @feature("timb_{window}", "(buy - sell)/(buy + sell) volume over {window} s", "1", "common", lambda window: window, window=(1,10,60,300))
@@ -130,7 +138,7 @@ def count_imbalance(
     "Share of the number of buys less that of sells; 0 without trades"
     return ratio(m.total(("net_n", lambda: m.buy_n - m.sell_n), window), m.total("trades", window))
 
-# %% ../../nbs/market/02_trade_features.ipynb #242b4df8
+# %% ../../nbs/market/02_trade_features.ipynb #bc3aedad
 @feature("vgap_{window}", "VWAP of the trades of {window} s - m", "bps", "common", lambda window: window, window=(1,10,60))
 def vwap_gap(
     m:Market, # The market
@@ -149,7 +157,7 @@ def side_vwap_gap(
 )->np.ndarray: # (rows,), basis points
     "Where one side traded by itself, seen from the mid; 0 where it did not"
     other = m.sell_vol if side == "buy" else m.buy_vol
-    alone = lambda: m.keep(("alone", side), lambda: np.where(other > 0, 0., m.volume))
+    alone = lambda: m.keep(("alone", side), lambda: m.volume*(other <= 0))
     vwap = ratio(m.total((f"money_{side}", lambda: m.vwap*alone()), window), m.total((f"alone_{side}", alone), window))
     return m.bps(vwap, m.mid)
 
