@@ -48,13 +48,13 @@ def fig_ranges(
     fig.legend(handles=[*handles, plt.Rectangle((0, 0), 1, 1, color=OKABE_ITO["grey"], alpha=.22, lw=0, label="published")], loc="outside lower center", ncols=5)
     return fig, t[cols].reset_index(drop=True)
 
-# %% ../../nbs/market/14a_overview_figures.ipynb #153a240f
+# %% ../../nbs/market/14a_overview_figures.ipynb #a6dd84d0
 TESTS = { # Key of a fact that is a test: its name with the effect that is given, and the effect that the null would give
     "jarque_bera_60": ("Jarque-Bera, per 60 s return", 0), "anderson_darling_60": ("Anderson-Darling, per 60 s return", 0),
     "adf_mid": ("Dickey-Fuller: root of the mid", 1), "pp_mid": ("Phillips-Perron: root of the mid", 1), "kpss_mid": ("KPSS statistic of the mid", 0),
     "adf_r": ("Dickey-Fuller: root of 60 s returns", 1), "pp_r": ("Phillips-Perron: root of 60 s returns", 1), "kpss_r": ("KPSS statistic of 60 s returns", 0),
     "variance_ratio_10": ("variance ratio, 10 s", 1), "variance_ratio_60": ("variance ratio, 60 s", 1),
-    "ljung_box_10": ("Ljung-Box, 10 s: $\\Sigma\\rho^2$ of returns", 0), "mcleod_li_10": ("McLeod-Li, 10 s: $\\Sigma\\rho^2$ of squares", 0),
+    "ljung_box_10": ("Ljung-Box, 10 s: Σρ² of returns", 0), "mcleod_li_10": ("McLeod-Li, 10 s: Σρ² of squares", 0),
     "runs_1": ("runs: share of moves that go on", .5), "bds_30": ("BDS, 30 s, per root of a return", 0),
     "arch_lm_10": ("ARCH-LM, 10 s: R²", 0), "breusch_pagan_10": ("Breusch-Pagan, 10 s: R²", 0), "white_10": ("White, 10 s: R²", 0),
     "season_hour": ("hour of the day: share of variance", 0)}
