@@ -40,20 +40,21 @@ def percent(x)->str: # With as many digits as it takes to tell it from 0 and 100
     p = 100*x
     return f"{p:.0f} %" if 1 <= p <= 99 or p in (0, 100) else f"{p:.1f} %" if .05 <= p <= 99.95 else f"{p:.2g} %"
 
-# %% ../../nbs/market/14b_fact_words.ipynb #98895fba
+# %% ../../nbs/market/14b_fact_words.ipynb #1feb62c0
 def recording(
     s:Sample, # A symbol
-)->dict: # hours, seconds, pieces, from, to, trades and updates per second, traded and locked share of seconds
+)->dict: # from, to, hours, pieces; shares of seconds: one-sided, locked (bid at ask), with trades; ticks when wider than one; updates/s, trades/s
     "How long, how whole and how busy a recording is"
     m, trades = s.market, sum(np.nan_to_num(s.grid[k].to_numpy(float)) for k in ("buy_n","sell_n"))
     w = (s.grid["ask_px_1"] - s.grid["bid_px_1"]).to_numpy(float)
     when = [str(pd.Timestamp(t, unit="us"))[:16] for t in s.ts[[0,-1]]] if len(s.ts) else ["–"]*2
     share = lambda x, n: float(np.sum(x)/n) if n else math.nan
-    return {"from": when[0], "to": when[1], "hours": len(s.ts)/3600, "pieces": len(np.unique(s.segment)), "one-sided": share(~np.isfinite(w), len(w)),
-            "locked": share(w <= 0, np.isfinite(w).sum()), "updates/s": share(np.nan_to_num(m.n_updates), len(w)), "trades/s": share(trades, len(w)),
-            "seconds with trades": share(trades > 0, len(w))}
+    wide, n = w > 1.5*s.tick, len(w)
+    return {"from": when[0], "to": when[1], "hours": n/3600, "pieces": len(np.unique(s.segment)), "one-sided": share(~np.isfinite(w), n),
+            "locked": share(w <= 0, np.isfinite(w).sum()), "ticks when wider": share(w[wide]/s.tick, wide.sum()),
+            "updates/s": share(np.nan_to_num(m.n_updates), n), "trades/s": share(trades, n), "seconds with trades": share(trades > 0, n)}
 
-# %% ../../nbs/market/14b_fact_words.ipynb #16dffc51
+# %% ../../nbs/market/14b_fact_words.ipynb #ba28fe8f
 class _Facts:
     "Values by key, and text of those that are there"
     def __init__(self, table): self.rows = {r.key: r for r in table.itertuples()}
@@ -65,9 +66,10 @@ class _Facts:
 def _tick(f, about):
     if not f.have("spread_tick","spread_ticks","spread_mean"): return ""
     large = f["spread_tick"] > .5
+    wider = f", {number(about['ticks when wider'])} ticks when wider" if f["spread_tick"] < 1 and np.isfinite(about["ticks when wider"]) else ""
     locked = f"; in {percent(about['locked'])} of seconds it is locked (bid at ask)" if about["locked"] > .001 else ""
     return (f"**{'Large' if large else 'Small'} tick.** The spread is one tick or less in {percent(f['spread_tick'])} of seconds, "
-            f"{number(f['spread_ticks'])} ticks or {number(f['spread_mean'])} bps on average{locked}.")
+            f"{number(f['spread_ticks'])} ticks or {number(f['spread_mean'])} bps on average{wider}{locked}.")
 
 def _activity(f, about):
     still = f" The mid stands still in {percent(f['zero_1'])} of seconds and {percent(f['zero_60'])} of minutes." if f.have("zero_1","zero_60") else ""
@@ -108,7 +110,7 @@ def _book(f, about):
     parts = [t.format(f.text(k)) for k,t in _BOOK.items() if f.have(k)]
     return f"**Book and trades.** {' '.join(parts)}" if parts else ""
 
-# %% ../../nbs/market/14b_fact_words.ipynb #4c562caf
+# %% ../../nbs/market/14b_fact_words.ipynb #eec2a41c
 def outside(
     table:pd.DataFrame, # Facts of one symbol, raw returns
 )->str: # One sentence
@@ -116,7 +118,8 @@ def outside(
     t = table[table.inside.notna()]
     if not len(t): return "**Published ranges.** No fact that has one could be measured."
     off = t[~t.inside.astype(bool)]
-    parts = [f"{r.fact} {with_interval(r.value, r.lo, r.hi)}, published {number(r.published_lo)} to {number(r.published_hi)}"
+    exact = lambda r: number(r.value) + (f" [{number(r.lo)}, {number(r.hi)}]" if r.hi > r.lo else "")
+    parts = [f"{r.fact} {exact(r)}, published {number(r.published_lo)} to {number(r.published_hi)}"
              + ("; its interval reaches the range" if r.hi >= r.published_lo and r.lo <= r.published_hi else "") for r in off.itertuples()]
     return f"**Published ranges.** {len(t) - len(off)} of {len(t)} facts lie inside theirs." + (f" Outside: {' — '.join(parts)}." if parts else "")
 
@@ -205,7 +208,7 @@ def by_version(
     cells = t.pivot_table(index="fact", columns="version", values="cell", aggfunc="first", sort=False)
     return cells.reindex(columns=list(table.version.unique())).fillna("–").reset_index().rename_axis(columns=None)
 
-# %% ../../nbs/market/14b_fact_words.ipynb #1dd24237
+# %% ../../nbs/market/14b_fact_words.ipynb #23d95627
 def by_test(
     table:pd.DataFrame, # Facts of all symbols and versions, from `false_discovery`
 )->pd.DataFrame: # test, null hypothesis, a column a symbol: effect and q, raw returns
@@ -223,9 +226,11 @@ HEADLINE = ("sd_10","kurtosis_60","hill_10","acf_r_1","acf_abs_60","hurst_dfa_ab
 
 def by_day(
     table:pd.DataFrame, # From `facts_by_day`, raw returns
+    hours:dict|None=None, # Day to its hours, for the heads of columns
 )->pd.DataFrame: # fact, a column a day, mean ± sd over days
     "Facts by day with their spread"
     t = table[table.version == "raw"]
+    t = t.assign(date=[f"{d} ({number(hours[d])} h)" for d in t.date] if hours else t.date)
     days = list(t.date.unique())
     wide = t.pivot_table(index="fact", columns="date", values="value", sort=False, dropna=False).reindex(columns=days)
     out = wide.map(number)
