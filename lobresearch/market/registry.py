@@ -6,7 +6,7 @@
 __all__ = ['DEPTH_WINDOW', 'MEMORY', 'MADE', 'FEATURES', 'grid_levels', 'ratio', 'Market', 'three_rows', 'Feature', 'feature',
            'random_grid', 'trailing_sum']
 
-# %% ../../nbs/market/00_registry.ipynb #1fd9dd75
+# %% ../../nbs/market/00_registry.ipynb #e9dfdf2a
 import itertools
 from typing import NamedTuple, Callable
 import numba as nb
@@ -15,7 +15,7 @@ import pandas as pd
 from fastcore.basics import patch
 from ..errors import require
 from .labels import SECOND
-from .windows import extremes as _extremes, segment_starts, sums, trailing_sum, Windows
+from .windows import extremes as _extremes, known, segment_starts, sums, trailing_sum, Windows
 
 _all_ = ["trailing_sum"]
 
@@ -32,17 +32,13 @@ def grid_levels(
     require(n > 0, "The grid has no column ask_px_1; it holds no book.")
     return n
 
-# %% ../../nbs/market/00_registry.ipynb #512ae195
+# %% ../../nbs/market/00_registry.ipynb #664bc700
 @nb.njit(cache=True)
 def _carry(first, x):
     out = x.copy()
     for i in range(len(x)):
         if np.isnan(x[i]) and i > first[i]: out[i] = out[i-1]
     return out
-
-@nb.njit(cache=True)
-def _stack(x, out):
-    for i in range(len(x)): out[i] = x[i] if x[i] == x[i] else 0.
 
 @nb.vectorize(["float64(float64,float64)"], cache=True)
 def _ratio(a, b):
@@ -56,7 +52,7 @@ def ratio(
     "a/b, and 0 where b is 0 or either is undefined"
     return _ratio(a, b)
 
-# %% ../../nbs/market/00_registry.ipynb #2cb94ef0
+# %% ../../nbs/market/00_registry.ipynb #8d16570f
 class Market:
     "A grid as arrays, with the sums and lags that features share kept once"
     SIDES = ("ask","bid","ask_sz","bid_sz","ofi") # (rows, levels): running best to deepest price, sizes, order-flow imbalance
@@ -97,18 +93,18 @@ class Market:
         price, out = kind in ("ask","bid"), np.empty((self.levels, len(self.ts)))
         for i in range(self.levels):
             x = self.column(f"{kind}_px_{i+1}" if price else f"{kind}_{i+1}")
-            if not price: _stack(x, out[i])
+            if not price: out[i] = known(x)
             elif i: (np.fmax if kind == "ask" else np.fmin)(out[i-1], x, out=out[i])
             else: out[0] = x
         return out.T
 
-    def _size(self, name): return np.nan_to_num(self.column(name))
+    def _size(self, name): return known(self.column(name))
 
 def _traded(m, which): # Highest or lowest price of a second's trades; their mean where the grid has no more
     x = m.column(which if which in m.grid else "vwap")
     return np.where(x > 0, x, np.nan)
 
-# %% ../../nbs/market/00_registry.ipynb #d60b9ebb
+# %% ../../nbs/market/00_registry.ipynb #15a40d5d
 MADE = dict( # What a market makes of its columns
     mid=lambda m: _carry(m.first, (m.column("ask_px_1") + m.column("bid_px_1"))/2), ret=lambda m: m.bps(m.mid, m.mid[m.lag(1)]),
     volume=lambda m: m.buy_vol + m.sell_vol, signed=lambda m: m.buy_vol - m.sell_vol, trades=lambda m: m.buy_n + m.sell_n,
@@ -142,7 +138,8 @@ def count(self:Market, window):
 @patch
 def mean(self:Market, name, window):
     "Mean of a quantity over each window, whose NaN count as 0"
-    return self.total(name, window)/self.count(window)
+    key = name if isinstance(name, str) else name[0]
+    return self.keep(("mean", key, window), lambda: self.total(name, window)/self.count(window))
 
 # %% ../../nbs/market/00_registry.ipynb #986c57ed
 @patch
