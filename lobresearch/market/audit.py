@@ -13,7 +13,7 @@ import pandas as pd
 from ..errors import LeakError, LobError, TooShortError, require
 from .labels import SECOND
 
-# %% ../../nbs/market/20_audit.ipynb #2dc497e8
+# %% ../../nbs/market/20_audit.ipynb #7a3c17e1
 KINDS = ("noise", "nan", "gap", "cut") # What is done to the future
 PUSHES = ("noise", "wild", "drift", "nan", "cut") # What is done to rows that a fit may not see
 SHIFT = 300 # Seconds by which a gap moves what comes after it
@@ -32,6 +32,7 @@ def _other(v, how, rng):
     unit = np.median(known) if len(known) else 1.
     return np.where(some & (np.isnan(v) | (v == 0)), unit*by, v*by).astype(v.dtype)
 
+# %% ../../nbs/market/20_audit.ipynb #1e004d54
 def disturb(
     grid:pd.DataFrame, # A grid, index `ts`
     where, # bool, (rows,): the rows to change; for gap and cut all that follow a row
@@ -125,7 +126,7 @@ def _sentence(seen):
     return "; ".join(parts) + (f"; and {len(worst)-5} more columns" if len(worst) > 5 else "") + \
         ". A row may be made of data at or before its own second only." if seen else ""
 
-# %% ../../nbs/market/20_audit.ipynb #18e71791
+# %% ../../nbs/market/20_audit.ipynb #3b26ef9d
 def _allowed(ts, train, reach, lookback):
     t, n = ts[train], len(ts)
     j = np.searchsorted(t, ts, side="right")
@@ -144,7 +145,13 @@ def _written(state):
 
 def _keys_moved(a, b): return sorted(k for k in {*a, *b} if a.get(k) != b.get(k))
 
-# %% ../../nbs/market/20_audit.ipynb #b81cdaf9
+def _control(was, again):
+    "What happens when training rows themselves change"
+    try: moved = _keys_moved(was, again())
+    except LobError as e: return f"the fit refused the changed rows, so that it does look at them: {e}"
+    return f"{len(moved)} of {len(was)} entries moved, as they should" if moved else "nothing moved here either: the fit does not depend on the data"
+
+# %% ../../nbs/market/20_audit.ipynb #2a8e7641
 def audit_fit(
     fit, # Function of (grid, train) that gives a state
     grid:pd.DataFrame, # A grid, or any table indexed by ts
@@ -172,12 +179,6 @@ def audit_fit(
                 f"{f' and {len(moved)-5} more entries' if len(moved) > 5 else ''}. Fit on the training rows alone.", LeakError)
         table.append(dict(check=how, rows=int(drop.sum()), result="nothing moved"))
     return pd.DataFrame([*table, dict(check="training rows", rows=int(train.sum()), result=_control(was, lambda: state(disturb(grid, train, rng), train)))])
-
-def _control(was, again):
-    "What happens when training rows themselves change"
-    try: moved = _keys_moved(was, again())
-    except LobError as e: return f"the fit refused the changed rows, so that it does look at them: {e}"
-    return f"{len(moved)} of {len(was)} entries moved, as they should" if moved else "nothing moved here either: the fit does not depend on the data"
 
 # %% ../../nbs/market/20_audit.ipynb #ed9160f9
 ROLES = ("train", "valid", "test", "final") # Roles that must not touch
