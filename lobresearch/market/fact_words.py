@@ -14,7 +14,7 @@ from ..errors import require
 from .facts import GROUPS, Sample
 from .overview_figures import TESTS, effects, name_of
 
-# %% ../../nbs/market/14b_fact_words.ipynb #78252a56
+# %% ../../nbs/market/14b_fact_words.ipynb #7f64add4
 def number(
     x, # A number; NaN for none
     digits:int=3, # Significant digits
@@ -30,7 +30,7 @@ def with_interval(
 )->str: # Value [lo, hi]
     "A value with its interval, to the decimals that the interval's width leaves meaning"
     half = (hi - lo)/2
-    if not half > 0 or not np.isfinite(value): return number(value)
+    if not half > 1e-9*abs(value) or not np.isfinite(value): return number(value)
     d = min(max(0, -math.floor(math.log10(half/5))), 8)
     a, b, c = (f"{x + 0.:,.{d}f}".replace("-", "−") if round(x, d) else f"{0:.{d}f}" for x in (value, lo, hi))
     return f"{a} [{b}, {c}]"

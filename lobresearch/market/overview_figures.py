@@ -5,12 +5,12 @@
 # %% auto #0
 __all__ = ['TESTS', 'fig_ranges', 'name_of', 'effects', 'fig_discoveries', 'fig_sensitivity']
 
-# %% ../../nbs/market/14a_overview_figures.ipynb #af1135a4
+# %% ../../nbs/market/14a_overview_figures.ipynb #974a0f68
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from ..errors import TooShortError, require
-from .fact_figures import blank
+from .fact_figures import blank, ylabel
 from ..plots import OKABE_ITO, WIDTH
 
 # %% ../../nbs/market/14a_overview_figures.ipynb #31fdba6a
@@ -110,7 +110,7 @@ def fig_discoveries(
     _columns(ax, cols, symbols)
     return fig, t.reset_index(drop=True)
 
-# %% ../../nbs/market/14a_overview_figures.ipynb #c8322ea6
+# %% ../../nbs/market/14a_overview_figures.ipynb #c5807e11
 def fig_sensitivity(
     tables:dict, # Symbol to a table from `block_sensitivity`
 ): # (fig, table): symbol, then the columns of `block_sensitivity`
@@ -123,7 +123,7 @@ def fig_sensitivity(
         for label,g in t[np.isfinite(t.ratio)].groupby("fact", sort=False): ax.plot(g.factor, g.ratio, "o-", ms=3, lw=1, label=label)
         ax.axhline(1, color=OKABE_ITO["grey"], ls="--", lw=.8)
         ax.set(xscale="log", xlabel="block, relative to the report's"); ax.set_xticks(f := sorted(t.factor.unique()), [f"{x:g}" for x in f]); ax.minorticks_off()
-    axs[0,0].set_ylabel("half-width of the interval,\nrelative")
+    ylabel(axs[0], "half-width of the interval,\nrelative")
     known = {label: h for ax in axs[0] for h,label in zip(*ax.get_legend_handles_labels())}
     if known: fig.legend(known.values(), known.keys(), loc="outside lower center", ncols=2, fontsize=7)
     return fig, pd.concat([t.assign(symbol=s) for s,t in tables.items()], ignore_index=True)[["symbol", *next(iter(tables.values())).columns]]

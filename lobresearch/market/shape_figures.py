@@ -6,14 +6,14 @@
 __all__ = ['HUES', 'CLOCK', 'qq_points', 'fig_versions', 'fig_aggregation', 'spells', 'by_hour', 'fig_season', 'shifted_corr',
            'fig_leverage', 'memory_points', 'fig_hurst', 'up_by_imbalance', 'fig_volume_queue']
 
-# %% ../../nbs/market/14_shape_figures.ipynb #51b12d03
+# %% ../../nbs/market/14_shape_figures.ipynb #061fc871
 import numpy as np
 import pandas as pd
 from scipy.stats import norm, t as student
 from ..errors import TooShortError, require
 from ..evidence.bootstrap import corr_interval, from_sums
 from .book_facts import queue_imbalance
-from .fact_figures import blank, draw_row, joined, legend, log_lags, panels
+from .fact_figures import draw_row, joined, legend, log_lags, panels, ylabel
 from .facts import SECOND, VERSIONS, Sample, acf, finite, past_returns, pieces, returns
 from .memory_facts import HORIZONS, deseasonalised, fluctuation, rescaled_range, windows
 from .return_facts import kurtosis_from_sums
@@ -45,7 +45,7 @@ def _qq(ax, s):
     ax.axline((0, 0), slope=1, color=OKABE_ITO["grey"], ls="--", lw=.8)
     return pd.concat(out)
 
-# %% ../../nbs/market/14_shape_figures.ipynb #c7eb5ff6
+# %% ../../nbs/market/14_shape_figures.ipynb #a48bb035
 def _acf_versions(ax, s):
     out = []
     for v,c in HUES.items():
@@ -69,15 +69,15 @@ def fig_versions(
     table = joined(draw_row(names, axs[0], _qq), draw_row(names, axs[1], _acf_versions))
     for ax in axs[0]: ax.set(xlabel="normal quantile", ylim=(-12, 12))
     for ax in axs[1]: ax.set(xlabel="lag, s", xscale="log")
-    axs[0,0].set_ylabel("quantile of 10 s returns, s.d."); axs[1,0].set_ylabel("ACF of |1 s returns|")
+    ylabel(axs[0], "quantile of 10 s returns, s.d."); ylabel(axs[1], "ACF of |1 s returns|")
     legend(axs[0], loc="upper left", fontsize=7.5, handlelength=1.2)
     return fig, table
 
-# %% ../../nbs/market/14_shape_figures.ipynb #509104cc
+# %% ../../nbs/market/14_shape_figures.ipynb #0fdb58c2
 def _kurtosis_at(s, h):
     r = returns(s, h, True)
     ok = np.isfinite(r)
-    require(ok.sum() >= 20*h + 100, f"{ok.sum()} {h} s returns where {20*h + 100} are needed", TooShortError)
+    require(ok.sum() >= 20*h + 100, f"{ok.sum()} returns of {h} s where {20*h + 100} are needed", TooShortError)
     require(np.ptp(r[ok]) > 0, "the price never moves", TooShortError)
     z = np.where(ok, (r - r[ok].mean())/r[ok].std(), 0)
     return from_sums(kurtosis_from_sums, np.stack([ok*z**p for p in range(5)], 1), max(s.rows(), 10*h), s.n, s.rng(f"kurtosis{h}"))
@@ -105,7 +105,7 @@ def fig_aggregation(
         ax.set(xscale="log", yscale="log", xlabel="horizon, s"); ax.set_xticks([1,10,60,600], [1,10,60,600]); ax.minorticks_off()
     table = joined(draw_row(names, axs[0], _aggregation))
     top = table[["kurtosis","hi"]].max().max() if len(table) else 10
-    axs[0,0].set(ylabel="kurtosis", ylim=(1.5, max(10, 1.5*top)))
+    ylabel(axs[0], "kurtosis"); axs[0,0].set_ylim(1.5, max(10, 1.5*top))
     axs[0,0].set_yticks(ticks := [t for t in (3, 10, 30, 100, 300, 1000, 10_000, 100_000) if t <= max(10, 1.5*top)], [f"{t:,d}" for t in ticks])
     legend(axs[0], loc="upper right", fontsize=7.5)
     return fig, table
@@ -137,7 +137,7 @@ def by_hour(
     return pd.DataFrame(dict(hour=out.index, mean=out["mean"].to_numpy(), lo=out["mean"].to_numpy()-reach, hi=out["mean"].to_numpy()+reach,
                              days=days.groupby("hour").size().to_numpy(), spells=t.groupby("hour").size().to_numpy()))
 
-# %% ../../nbs/market/14_shape_figures.ipynb #523e8ef8
+# %% ../../nbs/market/14_shape_figures.ipynb #4c5b66df
 def _hours(ax, s, name, of, color):
     t = by_hour(s.ts, of(s))
     require(len(t) >= 2, f"{len(t)} hours of the day where two are needed", TooShortError)
@@ -156,12 +156,12 @@ def fig_season(
     "Volatility, volume and spread by hour of the day"
     fig, axs = panels(names, 3, 1.5, sharex=True)
     rows = [draw_row(names, a, _hours, name, of, color) for a,(name,(_,of,color)) in zip(axs, CLOCK.items())]
-    for a,(name,(unit,*_)) in zip(axs, CLOCK.items()): a[0].set_ylabel(f"{name},\n{unit}")
+    for a,(name,(unit,*_)) in zip(axs, CLOCK.items()): ylabel(a, f"{name},\n{unit}")
     for ax in axs.flat: ax.set(xlim=(-.7, 23.7), ylim=(0, None)); ax.set_xticks(range(0, 24, 6))
     for ax in axs[-1]: ax.set_xlabel("hour of the day, UTC")
     return fig, joined(*rows)
 
-# %% ../../nbs/market/14_shape_figures.ipynb #90de2885
+# %% ../../nbs/market/14_shape_figures.ipynb #1cc29481
 def shifted_corr(
     x, # One series, (rows,)
     y, # Another, (rows,)
@@ -194,10 +194,10 @@ def fig_leverage(
     table = joined(draw_row(names, axs[0], _leverage))
     for ax in axs[0]: ax.set_xlabel("lag, s"); ax.set_xticks(range(-60, 61, 30))
     if len(table): axs[0,0].set_ylim(-(top := max(.05, 1.5*table["corr"].abs().max())), top)
-    axs[0,0].set_ylabel("corr($r_t$, $|r_{t+lag}|$)")
+    ylabel(axs[0], "corr($r_t$, $|r_{t+lag}|$)")
     return fig, table
 
-# %% ../../nbs/market/14_shape_figures.ipynb #1923d190
+# %% ../../nbs/market/14_shape_figures.ipynb #d1560e4e
 def memory_points(
     x, # Series, (rows,)
     segment, # Segment of each row
@@ -231,7 +231,7 @@ def fig_hurst(
     "Long memory of returns and of their size, by two methods"
     fig, axs = panels(names, 2, 1.9, sharex=True, sharey="row")
     rows = [draw_row(names, a, _memory, n, of, (.98, .86)) for a,n,of in ((axs[0], "10 s returns", lambda r: r), (axs[1], "|10 s returns|", np.abs))]
-    for ax,a in zip(axs[:,0], ("10 s returns", "|10 s returns|")): ax.set_ylabel(f"{a},\nover no memory")
+    for a,text in zip(axs, ("10 s returns", "|10 s returns|")): ylabel(a, f"{text},\nover no memory")
     for ax in axs.flat: ax.set(xscale="log", yscale="log")
     for ax in axs[0]: ax.set_ylim(.4, 3); ax.set_yticks([.5, 1, 2], ["0.5","1","2"]); ax.minorticks_off()
     for ax in axs[1]: ax.set_yticks([1, 2, 4], ["1","2","4"]); ax.minorticks_off(); ax.set_ylim(.7, 8)
@@ -279,7 +279,7 @@ def up_by_imbalance(
 def _up_from_sums(S):
     with np.errstate(divide="ignore", invalid="ignore"): return S[...,1]/S[...,0]
 
-# %% ../../nbs/market/14_shape_figures.ipynb #3da1ae2d
+# %% ../../nbs/market/14_shape_figures.ipynb #c653ea68
 def _queue(ax, s):
     t = up_by_imbalance(s)
     ax.axhline(.5, color=OKABE_ITO["grey"], ls="--", lw=.8)
@@ -296,5 +296,5 @@ def fig_volume_queue(
     table = joined(draw_row(names, axs[0], _volume), draw_row(names, axs[1], _queue))
     for ax in axs[0]: ax.set_xlabel("volume of a minute")
     for ax in axs[1]: ax.set(xlabel="queue imbalance", xlim=(-.03, 1.03), ylim=(0, 1)); ax.set_xticks([0, .5, 1], ["0\nall ask", "0.5", "1\nall bid"])
-    axs[0,0].set_ylabel("realised volatility\nof a minute, bps"); axs[1,0].set_ylabel("next move is up, share")
+    ylabel(axs[0], "realised volatility\nof a minute, bps"); ylabel(axs[1], "next move is up, share")
     return fig, table
