@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.cluster.hierarchy import fcluster, linkage
 from scipy.signal import lfilter
-from scipy.stats import kurtosis, skew, spearmanr
+from scipy.stats import kurtosis, skew, spearmanr, ttest_1samp
+from scipy.stats import t as student
 from statsmodels.tsa.stattools import acf
 
 from lobresearch.errors import ParameterError, TooShortError
@@ -68,20 +69,46 @@ def test_blocks_last_ten_horizons_and_few_blocks_give_no_interval(planted):
     t = sel.decay(X[:9000], grid[:9000], np.ones(9000, bool), (1, 10, 60, 300), 300).set_index(["name", "horizon"]).loc["noise"]
     assert t.block.tolist() == [300, 300, 600, 3000] and t.blocks[300] == 2
     assert t.loc[300, ["lo", "hi", "p", "se"]].isna().all() and np.isfinite(t.loc[300, "corr"]) and t.loc[:60].p.notna().all()
-    with pytest.raises(TooShortError, match="7 blocks of 600 s; an interval takes 8"):
+    with pytest.raises(TooShortError, match="7 of the 8 blocks of 600 s"):
         sel.decay(X[:4700], grid[:4700], np.ones(4700, bool), (1,), 600)
+
+
+def test_the_test_is_students_on_block_sums(planted):
+    grid, X = planted
+    rows = np.arange(len(grid)) < 9000 # one segment
+    p = sel.decay(X, grid, rows, (10,), 500).set_index("name").p
+    y = labels(grid[rows], [10]).r_10.to_numpy()
+    ok = np.isfinite(y)
+    for n in X:
+        x = X[n].to_numpy(float)[rows]
+        z = np.where(ok, (x - x[ok].mean())*(y - y[ok].mean()), 0)
+        parts = np.array([z[np.arange(9000)*17//9000 == k].sum() for k in range(17)])
+        assert p[n] == pytest.approx(ttest_1samp(parts, 0).pvalue, rel=1e-6)
+
+
+def test_one_great_move_is_no_evidence():
+    rng = np.random.default_rng(9)
+    grid, _ = walk(20_000, rng)
+    after = np.where(np.arange(20_000) > 7000, 1.1, 1)
+    grid = grid.assign(ask_px_1=grid.ask_px_1*after, bid_px_1=grid.bid_px_1*after)
+    x = rng.standard_normal(20_000)
+    x[6991:7001] += 30
+    r = sel.decay(frame(grid, x=x), grid, np.ones(20_000, bool), (10,), 600).iloc[0]
+    assert r["corr"] > .5 and r.p == pytest.approx(2*student.sf(1, r.blocks - 1), abs=.03)
 
 
 @pytest.mark.parametrize("slow", [0., .97])
 def test_intervals_cover_zero_as_often_as_they_say(slow):
     "Noise that remembers against overlapping returns of thirty seconds: 95 % of intervals hold the truth"
     rng = np.random.default_rng(1)
-    held, n = [], 9000
+    held, passed, n = [], [], 9000
     for _ in range(6):
         grid, _ = walk(n, rng)
         X = pd.DataFrame(lfilter([1], [1, -slow], rng.standard_normal((n, 60)), axis=0), index=grid.index)
         t = sel.decay(X, grid, np.ones(n, bool), (30,), 300)
         held += [((t.lo <= 0) & (t.hi >= 0)).mean()]
+        passed += [(t.p < .05).mean()]
+    assert .01 <= np.mean(passed) <= .1
     assert .90 <= np.mean(held) <= .99 # 360 intervals that share six price paths
 
 

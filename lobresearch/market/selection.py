@@ -100,12 +100,12 @@ def describe(
                              **q, **{f"acf_{k}": rho[:,i] for i,k in enumerate(lags)},
                              half_life=[half_life(lags, r) for r in rho]))
 
-# %% ../../nbs/market/18_selection.ipynb #87da919b
+# %% ../../nbs/market/18_selection.ipynb #57a07fdd
 @nb.njit(cache=True)
-def _correlations(X, y, ok, block):
-    "Correlation of each row of X with y where ok (y is 0 elsewhere, centred), and its standard error over blocks"
+def _correlations(X, y, ok, block, blocks):
+    "Correlation of each row of X with y where ok (y is 0 elsewhere, centred), its standard error over blocks, and t of the block sums"
     F, N, n, yy = X.shape[0], len(y), 0, 0.
-    r, se, psi = np.full(F, np.nan), np.full(F, np.nan), np.zeros(N)
+    r, se, t, psi = np.full(F, np.nan), np.full(F, np.nan), np.full(F, np.nan), np.zeros(N)
     for i in range(N): n += ok[i]; yy += y[i]*y[i]
     for f in range(F):
         m, xx, xy = 0., 0., 0.
@@ -115,19 +115,23 @@ def _correlations(X, y, ok, block):
             d = X[f,i] - m if ok[i] else 0.
             xx += d*d; xy += d*y[i]
         if n < 2 or yy <= 0 or xx <= 1e-24*n*m*m: continue # either does not vary
-        c = xy/np.sqrt(xx*yy)
+        c, sums = xy/np.sqrt(xx*yy), np.zeros(blocks)
         for i in range(N):
             d = X[f,i] - m if ok[i] else 0.
-            psi[i] = d*y[i]/np.sqrt(xx*yy) - c/2*(d*d/xx + y[i]*y[i]/yy)
+            z = d*y[i]/np.sqrt(xx*yy)
+            sums[i*blocks//N] += z
+            psi[i] = z - c/2*(d*d/xx + y[i]*y[i]/yy)
+        spread = ((sums - c/blocks)**2).sum()*blocks/max(blocks-1, 1)
+        t[f] = c/np.sqrt(spread) if spread > 0 else np.inf
         s = psi[:block].sum()
         total = s*s
         for i in range(1, N):
             s += psi[(i+block-1) % N] - psi[i-1]
             total += s*s
         r[f], se[f] = c, np.sqrt(total/block)
-    return r, se
+    return r, se, t
 
-# %% ../../nbs/market/18_selection.ipynb #93debde6
+# %% ../../nbs/market/18_selection.ipynb #51795af5
 def labels_inside(
     grid:pd.DataFrame, # A grid
     horizon:int, # Seconds ahead
@@ -151,8 +155,8 @@ def decay(
     require(len(grid) == len(X), f"The grid has {len(grid)} rows and the features {len(X)}; they must be the same rows.")
     A, out = _columns(X, rows), []
     most = int(rows.sum())//max(block, default_block(min(horizons)))
-    require(most >= MIN_BLOCKS, f"The rows last {int(rows.sum())} s, {most} blocks of {max(block, default_block(min(horizons)))} s; an interval takes "
-            f"{MIN_BLOCKS}. Take a longer recording, or shorter blocks.", TooShortError)
+    require(most >= MIN_BLOCKS, f"The rows last {int(rows.sum())} s, which makes {most} of the {MIN_BLOCKS} blocks of "
+            f"{max(block, default_block(min(horizons)))} s that an interval takes. Take a longer recording, or shorter blocks.", TooShortError)
     for h in horizons:
         y = labels_inside(grid, h, rows)[rows]
         out.append(_decay_at(A, y, h, max(int(block), default_block(h)), level).assign(name=list(X)))
@@ -165,11 +169,10 @@ def _decay_at(A, y, h, block, level):
     y = np.where(ok, y - y[ok].sum()/max(n, 1), 0.)
     blocks = n//block
     few = blocks < MIN_BLOCKS
-    r, se = _correlations(A, y, ok, min(block, len(y)))
-    se = np.full(len(A), np.nan) if few else se
-    with np.errstate(divide="ignore", invalid="ignore"): t = abs(r)/se
+    r, se, t = _correlations(A, y, ok, min(block, len(y)), max(blocks, 1))
+    se, t = (np.full(len(A), np.nan) if few else v for v in (se, t))
     reach = se*(np.nan if few else student.ppf((1+level)/2, blocks-1))
-    p = np.where(np.isfinite(r) & np.isfinite(se), 2*student.sf(np.nan_to_num(t, posinf=1e300), max(blocks-1, 1)), np.nan)
+    p = 2*student.sf(abs(t), max(blocks-1, 1))
     return pd.DataFrame(dict(horizon=int(h), corr=r, lo=np.maximum(r - reach, -1), hi=np.minimum(r + reach, 1), se=se, p=p,
                              bps=r*np.sqrt((y*y).sum()/max(n, 1)), seconds=n, block=block, blocks=blocks))
 
