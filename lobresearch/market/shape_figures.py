@@ -161,7 +161,7 @@ def fig_season(
     for ax in axs[-1]: ax.set_xlabel("hour of the day, UTC")
     return fig, joined(*rows)
 
-# %% ../../nbs/market/14_shape_figures.ipynb #1cc29481
+# %% ../../nbs/market/14_shape_figures.ipynb #49a2f066
 def shifted_corr(
     x, # One series, (rows,)
     y, # Another, (rows,)
@@ -174,7 +174,7 @@ def shifted_corr(
     out[here] = np.where(segment[here] == segment[there], y[there], np.nan)
     return x, out
 
-def _leverage(ax, s, reach=60, step=3):
+def _leverage(ax, s, reach=60, step=5):
     r = past_returns(s, 1)
     finite(r, 500, "1 s returns")
     rows = [(k, *corr_interval(*shifted_corr(r, np.abs(r), s.segment, k), max(s.rows(), 10*abs(k)), s.n, s.rng(f"leverage{k}")))
