@@ -29,7 +29,7 @@ def find_pairs(
     folder, # Holds LOBSTER files, plain or gzip
     symbols=None, # Tickers that must be there; None: all that are
     days=None, # Trading days that must be there; None: all that are
-)->list: # `Pair`s, by symbol and day
+)->list: # Of `Pair`, by symbol and day
     "The message and order-book files of a folder, matched by name"
     folder, found = Path(folder), {}
     require(folder.is_dir(), f"{folder} is not a folder." if folder.exists() else f"The folder {folder} does not exist.")
