@@ -17,7 +17,7 @@ from .registry import FEATURES, Market, grid_levels, random_grid, three_rows
 
 _all_ = ["FEATURES", "Market", "grid_levels", "random_grid"]
 
-# %% ../../nbs/market/04_features.ipynb #583884d8
+# %% ../../nbs/market/04_features.ipynb #7e9509e2
 OFI = [f"ofi_{n}_{w}" for n in (1,5,10) for w in (1,5,10,30,60)] # What `ridge_ofi` may use
 SETS = {"core": [*(f"wmid_{n}" for n in (1,2,5,10)), "spread", "width_5", "width_10", "skew_2", "skew_5", "skew_10",
                  *(f"imb_{n}" for n in range(1, 11)), *(f"cimb_{n}" for n in (2,3,5,10)), "log_depth_1", "log_depth_10", *OFI,
@@ -40,8 +40,8 @@ def select(
 )->list: # Names, in the order of the set
     "The features of a set that a grid of so many levels can give and that look back no farther than `lookback`"
     require(not isinstance(among, str) or among in SETS, f"There is no set of features {among!r}; there are {', '.join(SETS)}.")
-    f = {n: FEATURES[n] for n in (SETS[among] if isinstance(among, str) else among)}
-    return [n for n,s in f.items() if s.levels <= levels and s.warmup <= lookback and set(s.needs) <= set(columns)]
+    f, have = {n: FEATURES[n] for n in (SETS[among] if isinstance(among, str) else among)}, set(columns)
+    return [n for n,s in f.items() if s.levels <= levels and s.warmup <= lookback and have.issuperset(s.needs)]
 
 def warmup(
     names, # Names in the registry
@@ -69,7 +69,7 @@ def _checked(grid, names):
     require(not any(lacks.values()), "; ".join(f"{n} needs the column {', '.join(c)}, which the grid lacks" for n,c in lacks.items() if c) + ".")
     return names
 
-# %% ../../nbs/market/04_features.ipynb #20d9764d
+# %% ../../nbs/market/04_features.ipynb #80e9ac7e
 def features(
     grid:pd.DataFrame, # A grid
     names=None, # Which features; all that the grid allows when None
@@ -83,7 +83,7 @@ def features(
         b, start = min(a + piece, len(grid)), max(int(np.searchsorted(whole.ts, whole.ts[a] - back)) - 1, 0)
         m = whole.piece(start, b)
         for x, n in zip(out, names, strict=True): _store(np.asarray(FEATURES[n].make(m, **FEATURES[n].settings)), a-start, x[a:b])
-    return pd.DataFrame(out.T, index=grid.index, columns=names)
+    return pd.DataFrame(out.T, index=grid.index, columns=names, copy=False)
 
 # %% ../../nbs/market/04_features.ipynb #c9e1e90f
 def feature_table(

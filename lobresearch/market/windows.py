@@ -136,37 +136,39 @@ def extremes(
     "Least and largest in each window"
     return _extremes(w.begin, w.cut, low, high)
 
-# %% ../../nbs/market/00_windows.ipynb #7d136004
-@nb.njit(cache=True, inline="always")
-def _enter(s, u, v):
-    "Take a pair into (n, mean, mean, covariance sum, variance sum, variance sum)"
-    n, a, b, ab, aa, bb = s
-    n += 1.
-    r, du, dv = 1./n, u-a, v-b
-    a, b = a + du*r, b + dv*r
-    return n, a, b, ab + du*(v-b), aa + du*(u-a), bb + dv*(v-b)
+# %% ../../nbs/market/00_windows.ipynb #3a44e281
+@nb.njit(cache=True)
+def _deviations(b, e, step, x, y, out): # into (6, rows): n, sums of u, v, uv, uu, vv; gives the values that deviations are from
+    n, su, sv, suv, suu, svv, cx, cy = 0., 0., 0., 0., 0., 0., 0., 0.
+    for k in range(e-b):
+        i = b+k if step > 0 else e-1-k
+        if x[i] == x[i] and y[i] == y[i]:
+            if n == 0.: cx, cy = x[i], y[i]
+            u, v = x[i]-cx, y[i]-cy
+            n, su, sv, suv, suu, svv = n+1., su+u, sv+v, suv+u*v, suu+u*u, svv+v*v
+        out[0,i], out[1,i], out[2,i], out[3,i], out[4,i], out[5,i] = n, su, sv, suv, suu, svv
+    return cx, cy
 
+# %% ../../nbs/market/00_windows.ipynb #53f41018
 @nb.njit(cache=True)
 def _moments(begin, cut, x, y):
-    out, back, zero = np.zeros((4, len(x))), np.empty((len(x), 6)), (0.,0.,0.,0.,0.,0.)
+    out, to, fro, px, py = np.zeros((4, len(x))), np.empty((6, len(x))), np.empty((6, len(x))), 0., 0.
     for c in range(len(cut)-1):
-        b, e, s = cut[c], cut[c+1], zero
+        b, e = cut[c], cut[c+1]
+        cx, cy = _deviations(b, e, 1, x, y, to)
         for i in range(b, e):
-            if x[i] == x[i] and y[i] == y[i]: s = _enter(s, x[i], y[i])
-            n, a, _, ab, aa, bb = s
-            k = begin[i]
-            if k < b:
-                f = back[k]
-                if n == 0.: n, a, ab, aa, bb = f[0], f[1], f[3], f[4], f[5]
-                elif f[0] > 0.:
-                    du, dv, r = f[1]-s[1], f[2]-s[2], f[0]/(f[0]+n)
-                    ab, aa, bb, a, n = ab + f[3] + du*dv*n*r, aa + f[4] + du*du*n*r, bb + f[5] + dv*dv*n*r, a + du*r, n + f[0]
-            if x[i] == x[i] and n > 0.: out[3,i] = x[i] - a
-            if n > 1.: out[0,i], out[1,i], out[2,i] = ab/n, aa/n, bb/n
-        s = zero
-        for i in range(e-1, b-1, -1):
-            if x[i] == x[i] and y[i] == y[i]: s = _enter(s, x[i], y[i])
-            back[i,0], back[i,1], back[i,2], back[i,3], back[i,4], back[i,5] = s
+            n, a, d, ad, aa, dd, k, o = to[0,i], to[1,i], to[2,i], to[3,i], to[4,i], to[5,i], begin[i], cx
+            if k < b and fro[0,k] > 0.: # take in the end of the block before, its deviations now from the same values
+                f, fa, fd = fro[0,k], fro[1,k], fro[2,k]
+                sx, sy = (px-cx, py-cy) if n > 0. else (0., 0.)
+                if n == 0.: o = px
+                aa, dd, ad = aa + fro[4,k] + sx*(2*fa + f*sx), dd + fro[5,k] + sy*(2*fd + f*sy), ad + fro[3,k] + sx*fd + sy*fa + f*sx*sy
+                n, a, d = n+f, a + fa + f*sx, d + fd + f*sy
+            if n > 0.:
+                r = 1./n
+                if x[i] == x[i]: out[3,i] = x[i] - o - a*r
+                out[0,i], out[1,i], out[2,i] = (ad - a*d*r)*r, max(aa - a*a*r, 0.)*r, max(dd - d*d*r, 0.)*r
+        px, py = _deviations(b, e, -1, x, y, fro)
     return out
 
 def moments(
