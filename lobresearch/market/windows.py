@@ -67,20 +67,7 @@ class Windows:
         "Rows in each window"
         return np.arange(1., len(self.ts) + 1) - self.begin
 
-# %% ../../nbs/market/00_windows.ipynb #bf799191
-@nb.njit(cache=True)
-def _sums(begin, cut, x, back, out):
-    for c in range(len(cut)-1):
-        b, e, s, t, stop = cut[c], cut[c+1], 0., 0., cut[c]
-        for i in range(b, e): # forward and backward at once: neither waits for the other
-            j = b+e-1-i
-            s += x[i] if x[i] == x[i] else 0.
-            t += x[j] if x[j] == x[j] else 0.
-            out[i], back[j] = s, t
-        while stop < e and begin[stop] < b: stop += 1
-        for i in range(b, stop): out[i] += back[begin[i]]
-    return out
-
+# %% ../../nbs/market/00_windows.ipynb #f77f74fb
 @nb.njit(cache=True)
 def known(
     x, # (rows,)
@@ -90,12 +77,35 @@ def known(
     for i in range(len(x)): out[i] = x[i] if x[i] == x[i] else 0.
     return out
 
+@nb.njit(cache=True)
+def _sums(begin, cut, x, back, out):
+    for c in range(len(cut)-1):
+        b, e, s, t = cut[c], cut[c+1], 0., 0.
+        full = (e-b)//4*4
+        for k in range(0, full, 4): # forward and backward at once, four rows to an addition that the next has to wait for
+            i, j = b+k, e-1-k
+            p, q = x[i]+x[i+1], x[j]+x[j-1]
+            u, v = p+x[i+2], q+x[j-2]
+            out[i], out[i+1], out[i+2], back[j], back[j-1], back[j-2] = s+x[i], s+p, s+u, t+x[j], t+q, t+v
+            s, t = s + (u+x[i+3]), t + (v+x[j-3])
+            out[i+3], back[j-3] = s, t
+        p = q = 0.
+        for k in range(full, e-b): # the same additions in the same order, if no four are left
+            i, j = b+k, e-1-k
+            p, q = p+x[i], q+x[j]
+            out[i], back[j] = s+p, t+q
+        for i in range(b, e):
+            if begin[i] == b: break
+            out[i] += back[begin[i]]
+    return out
+
 def sums(
     w:Windows, # The windows
     x, # What to add, float64 (rows,); NaN counts as 0
 )->np.ndarray: # float64 (rows,)
     "Sum over each window"
-    return known(x) if w.alone else _sums(w.begin, w.cut, x, np.empty(len(x)), np.empty(len(x)))
+    x = known(x)
+    return x if w.alone else _sums(w.begin, w.cut, x, np.empty(len(x)), np.empty(len(x)))
 
 def trailing_sum(
     ts, # int64 microseconds, increasing, (rows,)
