@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['SHARES', 'SHORT', 'VERSION_KEYS', 'HEADLINE', 'number', 'with_interval', 'percent', 'recording', 'outside',
-           'significance', 'kind', 'compare', 'by_group', 'by_version', 'by_test', 'by_day']
+           'published', 'significance', 'kind', 'compare', 'by_group', 'by_version', 'by_test', 'by_day']
 
 # %% ../../nbs/market/14b_fact_words.ipynb #dbd1bb58
 import math
@@ -40,10 +40,10 @@ def percent(x)->str: # With as many digits as it takes to tell it from 0 and 100
     p = 100*x
     return f"{p:.0f} %" if 1 <= p <= 99 or p in (0, 100) else f"{p:.1f} %" if .05 <= p <= 99.95 else f"{p:.2g} %"
 
-# %% ../../nbs/market/14b_fact_words.ipynb #1feb62c0
+# %% ../../nbs/market/14b_fact_words.ipynb #66b1a4d1
 def recording(
     s:Sample, # A symbol
-)->dict: # from, to, hours, pieces; shares of seconds: one-sided, locked (bid at ask), with trades; ticks when wider than one; updates/s, trades/s
+)->dict: # from, to, hours, pieces; shares of seconds: one-sided, locked (bid at ask), with trades; tick in bps; ticks when wider than one; updates/s, trades/s
     "How long, how whole and how busy a recording is"
     m, trades = s.market, sum(np.nan_to_num(s.grid[k].to_numpy(float)) for k in ("buy_n","sell_n"))
     w = (s.grid["ask_px_1"] - s.grid["bid_px_1"]).to_numpy(float)
@@ -51,25 +51,28 @@ def recording(
     share = lambda x, n: float(np.sum(x)/n) if n else math.nan
     wide, n = w > 1.5*s.tick, len(w)
     return {"from": when[0], "to": when[1], "hours": n/3600, "pieces": len(np.unique(s.segment)), "one-sided": share(~np.isfinite(w), n),
-            "locked": share(w <= 0, np.isfinite(w).sum()), "ticks when wider": share(w[wide]/s.tick, wide.sum()),
+            "locked": share(w <= 0, np.isfinite(w).sum()), "tick, bps": 1e4*s.tick/float(np.median(s.mid[np.isfinite(s.mid)])) if np.isfinite(s.mid).any() else math.nan,
+            "ticks when wider": share(w[wide]/s.tick, wide.sum()),
             "updates/s": share(np.nan_to_num(m.n_updates), n), "trades/s": share(trades, n), "seconds with trades": share(trades > 0, n)}
 
-# %% ../../nbs/market/14b_fact_words.ipynb #ba28fe8f
+# %% ../../nbs/market/14b_fact_words.ipynb #3c7bdc93
 class _Facts:
     "Values by key, and text of those that are there"
     def __init__(self, table): self.rows = {r.key: r for r in table.itertuples()}
     def __getitem__(self, key): return self.rows[key].value if key in self.rows else math.nan
-    def text(self, key): return with_interval(*(getattr(self.rows[key], c) for c in ("value","lo","hi")))
-    def sure(self, key): r = self.rows.get(key); return r is not None and (r.lo > 0 or r.hi < 0)
+    def text(self, key): return with_interval(*(getattr(self.rows[key], c) for c in ("value","lo","hi"))) if key in self.rows else "–"
+    def side(self, key, null=0.): r = self.rows.get(key); return 0 if r is None else int(r.lo > null) - int(r.hi < null) # of the null the interval lies on; 0: it holds it
     def have(self, *keys): return all(np.isfinite(self[k]) for k in keys)
 
 def _tick(f, about):
     if not f.have("spread_tick","spread_ticks","spread_mean"): return ""
     large = f["spread_tick"] > .5
+    spells = ", with wide spells" if large and f["spread_ticks"] > 2 else ""
+    tick = f" A tick is {number(about['tick, bps'], 2)} bps." if np.isfinite(about.get("tick, bps", math.nan)) else ""
     wider = f", {number(about['ticks when wider'])} ticks when wider" if f["spread_tick"] < 1 and np.isfinite(about["ticks when wider"]) else ""
     locked = f"; in {percent(about['locked'])} of seconds it is locked (bid at ask)" if about["locked"] > .001 else ""
-    return (f"**{'Large' if large else 'Small'} tick.** The spread is one tick or less in {percent(f['spread_tick'])} of seconds, "
-            f"{number(f['spread_ticks'])} ticks or {number(f['spread_mean'])} bps on average{wider}{locked}.")
+    return (f"**{'Large' if large else 'Small'} tick{spells}.** The spread is one tick or less in {percent(f['spread_tick'])} of seconds, "
+            f"{number(f['spread_ticks'])} tick{'s'*(number(f['spread_ticks']) != '1')} or {number(f['spread_mean'])} bps on average{wider}{locked}.{tick}")
 
 def _activity(f, about):
     still = f" The mid stands still in {percent(f['zero_1'])} of seconds and {percent(f['zero_60'])} of minutes." if f.have("zero_1","zero_60") else ""
@@ -77,7 +80,7 @@ def _activity(f, about):
     return (f"**Activity.** {number(about['updates/s'])} updates of the book and {number(about['trades/s'])} trades a second; "
             f"{percent(about['seconds with trades'])} of seconds see a trade.{still}{size}")
 
-# %% ../../nbs/market/14b_fact_words.ipynb #b88eceb8
+# %% ../../nbs/market/14b_fact_words.ipynb #2a5ab01c
 def _tail(f, about):
     if not f.have("hill_10"): return ""
     a, lo, hi = (getattr(f.rows["hill_10"], c) for c in ("value","lo","hi"))
@@ -91,26 +94,29 @@ def _tail(f, about):
 
 def _direction(f, about):
     if not f.have("acf_r_1"): return ""
-    rho, sixty, word = f["acf_r_1"], "", "show no memory of direction that can be told from chance"
-    if f.sure("acf_r_1"): word = ("hardly " if abs(rho) < .05 else "") + ("go on" if rho > 0 else "turn back")
-    if f.have("variance_ratio_60"): sixty = f" The variance of a minute is {f.text('variance_ratio_60')} times that of sixty independent seconds."
-    return f"**Direction.** One-second returns {word}: autocorrelation {f.text('acf_r_1')}.{sixty}"
+    word = {1: "go on", -1: "turn back", 0: "show no memory of direction that can be told from chance"}[f.side("acf_r_1")]
+    little = " a little" if f.side("acf_r_1") and abs(f["acf_r_1"]) < .05 else ""
+    sixty = {1: "they go on", -1: "they turn back", 0: "they do neither for certain"}[f.side("variance_ratio_60", 1)]
+    sixty = f" Within a minute {sixty}: its variance is {f.text('variance_ratio_60')} times that of sixty independent seconds." if f.have("variance_ratio_60") else ""
+    return f"**Direction.** One-second returns {word}{little}: autocorrelation {f.text('acf_r_1')}.{sixty}"
 
 def _clusters(f, about):
     if not f.have("acf_abs_60"): return ""
-    word = "is remembered for a minute" if f.sure("acf_abs_60") and f["acf_abs_60"] > 0 else "is forgotten within a minute, as far as can be told"
+    word = "is remembered for a minute" if f.side("acf_abs_60") > 0 else "is forgotten within a minute, as far as can be told"
     hurst = f", Hurst exponent {f.text('hurst_dfa_abs')} (one half: no memory)" if f.have("hurst_dfa_abs") else ""
     swing = f" The busiest hour moves {number(f['season_swing'], 2)} times as much as the calmest." if f.have("season_swing") else ""
     return f"**Volatility.** The size of returns {word}: autocorrelation of |r| {f.text('acf_abs_60')}{hurst}.{swing}"
 
-_BOOK = {"impact_10": "Order flow explains a share of {} of the variance of ten-second returns.", "queue_auc": "Queues tell the next move with an AUC of {}.",
-         "sign_acf_1": "The side of trading has autocorrelation {} from one second with trades to the next."}
+_QUEUES = {1: "The longer queue tells the next move of the mid", -1: "The mid next moves away from the longer queue", 0: "Queues say nothing of the next move that can be told from chance"}
+_SIDES = {1: "The side of trading persists", -1: "The side of trading alternates", 0: "The side of trading has no memory that can be told from chance"}
 
 def _book(f, about):
-    parts = [t.format(f.text(k)) for k,t in _BOOK.items() if f.have(k)]
+    parts = [f"Order flow explains {f.text('impact_10')} of the variance of the ten-second returns that it comes with."]*f.have("impact_10")
+    parts += [f"{_QUEUES[f.side('queue_auc', .5)]}: AUC {f.text('queue_auc')} (chance: one half)."]*f.have("queue_auc")
+    parts += [f"{_SIDES[f.side('sign_acf_1')]}: autocorrelation {f.text('sign_acf_1')} from one second with trades to the next."]*f.have("sign_acf_1")
     return f"**Book and trades.** {' '.join(parts)}" if parts else ""
 
-# %% ../../nbs/market/14b_fact_words.ipynb #eec2a41c
+# %% ../../nbs/market/14b_fact_words.ipynb #738d29db
 def outside(
     table:pd.DataFrame, # Facts of one symbol, raw returns
 )->str: # One sentence
@@ -119,10 +125,18 @@ def outside(
     if not len(t): return "**Published ranges.** No fact that has one could be measured."
     off = t[~t.inside.astype(bool)]
     exact = lambda r: number(r.value) + (f" [{number(r.lo)}, {number(r.hi)}]" if r.hi > r.lo else "")
-    parts = [f"{r.fact} {exact(r)}, published {number(r.published_lo)} to {number(r.published_hi)}"
-             + ("; its interval reaches the range" if r.hi >= r.published_lo and r.lo <= r.published_hi else "") for r in off.itertuples()]
-    return f"**Published ranges.** {len(t) - len(off)} of {len(t)} facts lie inside theirs." + (f" Outside: {' — '.join(parts)}." if parts else "")
+    near = lambda r: ", within its interval" if r.hi >= r.published_lo and r.lo <= r.published_hi else ""
+    parts = [f"{r.fact}: {exact(r)} (published: {number(r.published_lo)} to {number(r.published_hi)}{near(r)})" for r in off.itertuples()]
+    return f"**Published ranges.** {len(t) - len(off)} of {len(t)} facts lie inside theirs." + (f" Outside: {'; '.join(parts)}." if parts else "")
 
+def published(
+    table:pd.DataFrame, # Facts of one or more symbols
+)->str: # A sentence; empty where no fact has a range
+    "Where the published ranges come from"
+    t = table[table.published_lo.notna() & table.source.fillna("").ne("")]
+    return f"Ranges: {'; '.join(f'{r.fact}: {r.source}' for r in t.drop_duplicates('fact').itertuples())}." if len(t) else ""
+
+# %% ../../nbs/market/14b_fact_words.ipynb #9f9a283a
 SHARES = ("ljung_box_10","mcleod_li_10","arch_lm_10","breusch_pagan_10","white_10") # Tests whose effect is a share of variance, or a sum of such shares
 
 def significance(
@@ -135,7 +149,7 @@ def significance(
     family, t = len(t), t[(t.symbol == symbol) & (t.version == "raw")]
     if not len(t): return "**Significance.** No test could be carried out."
     no, small = t[~t.rejected.astype(bool)], t[t.rejected.astype(bool) & t.key.isin(SHARES) & (t.effect < .01)]
-    quiet = f" Not rejected: {', '.join(no.test)}." if len(no) else ""
+    quiet = f" Not rejected: {'; '.join(no.test)}." if len(no) else ""
     little = f" Significant and small: {'; '.join(f'{r.test} {number(r.effect)}' for r in small.itertuples())}." if len(small) else ""
     return (f"**Significance.** {len(t) - len(no)} of {len(t)} tests of raw returns reject with false discoveries held at {percent(level)} "
             f"over the family of {family}.{quiet}{little}")
@@ -152,6 +166,7 @@ def kind(
     f = _Facts(raw)
     return [t for t in (*(say(f, about) for say in (_tick, _activity, _tail, _direction, _clusters, _book)), outside(raw), significance(table, symbol, level)) if t]
 
+# %% ../../nbs/market/14b_fact_words.ipynb #2da609a5
 SHORT = { # Key of a fact to its name in sentences
     "hill_10": "tail index", "kurtosis_60": "kurtosis at a minute", "aggregation": "slope of ln kurtosis on ln horizon",
     "acf_r_1": "autocorrelation of one-second returns", "acf_abs_60": "autocorrelation of |r| after a minute",
@@ -160,7 +175,7 @@ SHORT = { # Key of a fact to its name in sentences
     "season_hour": "share of five-minute volatility that the hour explains", "season_swing": "busiest hour over calmest",
     "spread_mean": "spread in bps", "spread_tick": "share of seconds with a spread of a tick or less",
     "volume_volatility_60": "correlation of volume and volatility", "queue_auc": "AUC of queues for the next move",
-    "sign_acf_1": "autocorrelation of trade signs", "exponent_sign": "its decay exponent", "impact_10": "R² of ten-second returns on order flow"}
+    "sign_acf_1": "autocorrelation of trade signs", "exponent_sign": "decay exponent of that autocorrelation over longer lags", "impact_10": "R² of ten-second returns on order flow"}
 
 def compare(
     table:pd.DataFrame, # Facts of one or more symbols, raw returns
