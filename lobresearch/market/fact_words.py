@@ -40,7 +40,7 @@ def percent(x)->str: # With as many digits as it takes to tell it from 0 and 100
     p = 100*x
     return f"{p:.0f} %" if 1 <= p <= 99 or p in (0, 100) else f"{p:.1f} %" if .05 <= p <= 99.95 else f"{p:.2g} %"
 
-# %% ../../nbs/market/14b_fact_words.ipynb #66b1a4d1
+# %% ../../nbs/market/14b_fact_words.ipynb #43b80477
 def recording(
     s:Sample, # A symbol
 )->dict: # from, to, hours, pieces; shares of seconds: one-sided, locked (bid at ask), with trades; tick in bps; ticks when wider than one; updates/s, trades/s
@@ -49,19 +49,21 @@ def recording(
     w = (s.grid["ask_px_1"] - s.grid["bid_px_1"]).to_numpy(float)
     when = [str(pd.Timestamp(t, unit="us"))[:16] for t in s.ts[[0,-1]]] if len(s.ts) else ["–"]*2
     share = lambda x, n: float(np.sum(x)/n) if n else math.nan
-    wide, n = w > 1.5*s.tick, len(w)
+    wide, n, mid = w > 1.5*s.tick, len(w), s.mid[np.isfinite(s.mid)]
     return {"from": when[0], "to": when[1], "hours": n/3600, "pieces": len(np.unique(s.segment)), "one-sided": share(~np.isfinite(w), n),
-            "locked": share(w <= 0, np.isfinite(w).sum()), "tick, bps": 1e4*s.tick/float(np.median(s.mid[np.isfinite(s.mid)])) if np.isfinite(s.mid).any() else math.nan,
+            "locked": share(w <= 0, np.isfinite(w).sum()), "tick, bps": 1e4*s.tick/float(np.median(mid)) if len(mid) else math.nan,
             "ticks when wider": share(w[wide]/s.tick, wide.sum()),
             "updates/s": share(np.nan_to_num(m.n_updates), n), "trades/s": share(trades, n), "seconds with trades": share(trades > 0, n)}
 
-# %% ../../nbs/market/14b_fact_words.ipynb #3c7bdc93
+# %% ../../nbs/market/14b_fact_words.ipynb #18093f16
 class _Facts:
     "Values by key, and text of those that are there"
     def __init__(self, table): self.rows = {r.key: r for r in table.itertuples()}
     def __getitem__(self, key): return self.rows[key].value if key in self.rows else math.nan
     def text(self, key): return with_interval(*(getattr(self.rows[key], c) for c in ("value","lo","hi"))) if key in self.rows else "–"
-    def side(self, key, null=0.): r = self.rows.get(key); return 0 if r is None else int(r.lo > null) - int(r.hi < null) # of the null the interval lies on; 0: it holds it
+    def side(self, key, null=0.): # 1, -1: the interval lies above or below the null; 0: it holds it
+        r = self.rows.get(key)
+        return 0 if r is None else int(r.lo > null) - int(r.hi < null)
     def have(self, *keys): return all(np.isfinite(self[k]) for k in keys)
 
 def _tick(f, about):
@@ -80,7 +82,7 @@ def _activity(f, about):
     return (f"**Activity.** {number(about['updates/s'])} updates of the book and {number(about['trades/s'])} trades a second; "
             f"{percent(about['seconds with trades'])} of seconds see a trade.{still}{size}")
 
-# %% ../../nbs/market/14b_fact_words.ipynb #2a5ab01c
+# %% ../../nbs/market/14b_fact_words.ipynb #36325a09
 def _tail(f, about):
     if not f.have("hill_10"): return ""
     a, lo, hi = (getattr(f.rows["hill_10"], c) for c in ("value","lo","hi"))
@@ -97,7 +99,7 @@ def _direction(f, about):
     word = {1: "go on", -1: "turn back", 0: "show no memory of direction that can be told from chance"}[f.side("acf_r_1")]
     little = " a little" if f.side("acf_r_1") and abs(f["acf_r_1"]) < .05 else ""
     sixty = {1: "they go on", -1: "they turn back", 0: "they do neither for certain"}[f.side("variance_ratio_60", 1)]
-    sixty = f" Within a minute {sixty}: its variance is {f.text('variance_ratio_60')} times that of sixty independent seconds." if f.have("variance_ratio_60") else ""
+    sixty = f" Within a minute {sixty}: its variance is {f.text('variance_ratio_60')} times that of sixty independent seconds."*f.have("variance_ratio_60")
     return f"**Direction.** One-second returns {word}{little}: autocorrelation {f.text('acf_r_1')}.{sixty}"
 
 def _clusters(f, about):
@@ -107,7 +109,8 @@ def _clusters(f, about):
     swing = f" The busiest hour moves {number(f['season_swing'], 2)} times as much as the calmest." if f.have("season_swing") else ""
     return f"**Volatility.** The size of returns {word}: autocorrelation of |r| {f.text('acf_abs_60')}{hurst}.{swing}"
 
-_QUEUES = {1: "The longer queue tells the next move of the mid", -1: "The mid next moves away from the longer queue", 0: "Queues say nothing of the next move that can be told from chance"}
+_QUEUES = {1: "The longer queue tells the next move of the mid", -1: "The mid next moves away from the longer queue",
+           0: "Queues say nothing of the next move that can be told from chance"}
 _SIDES = {1: "The side of trading persists", -1: "The side of trading alternates", 0: "The side of trading has no memory that can be told from chance"}
 
 def _book(f, about):
@@ -166,7 +169,7 @@ def kind(
     f = _Facts(raw)
     return [t for t in (*(say(f, about) for say in (_tick, _activity, _tail, _direction, _clusters, _book)), outside(raw), significance(table, symbol, level)) if t]
 
-# %% ../../nbs/market/14b_fact_words.ipynb #2da609a5
+# %% ../../nbs/market/14b_fact_words.ipynb #a0b08d46
 SHORT = { # Key of a fact to its name in sentences
     "hill_10": "tail index", "kurtosis_60": "kurtosis at a minute", "aggregation": "slope of ln kurtosis on ln horizon",
     "acf_r_1": "autocorrelation of one-second returns", "acf_abs_60": "autocorrelation of |r| after a minute",
@@ -175,7 +178,8 @@ SHORT = { # Key of a fact to its name in sentences
     "season_hour": "share of five-minute volatility that the hour explains", "season_swing": "busiest hour over calmest",
     "spread_mean": "spread in bps", "spread_tick": "share of seconds with a spread of a tick or less",
     "volume_volatility_60": "correlation of volume and volatility", "queue_auc": "AUC of queues for the next move",
-    "sign_acf_1": "autocorrelation of trade signs", "exponent_sign": "decay exponent of that autocorrelation over longer lags", "impact_10": "R² of ten-second returns on order flow"}
+    "sign_acf_1": "autocorrelation of trade signs", "exponent_sign": "decay exponent of that autocorrelation over longer lags",
+    "impact_10": "R² of ten-second returns on order flow"}
 
 def compare(
     table:pd.DataFrame, # Facts of one or more symbols, raw returns
