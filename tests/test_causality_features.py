@@ -16,7 +16,7 @@ N = 2700
 MODULES = (book_features, trade_features, price_features)
 HELPERS = { # exported functions that are no features, and why
     "side_vwap": "a price, from which vwap_* and liq_spread_* are made",
-    "walk_cost": "a cost for any size, from which impact_* and walk_* are made",
+    "walk_cost": "a cost for any size, from which impact_* is made",
     "mean_depth": "the denominator of flow",
     "half_life": "turns a smoothing constant into seconds, knows no market"}
 

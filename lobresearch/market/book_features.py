@@ -6,29 +6,38 @@
 __all__ = ['SIDES', 'BANDS', 'NEAR', 'HALF', 'side_vwap', 'weighted_mid', 'weighted_price', 'spread', 'width', 'skew',
            'imbalance', 'cumulative_imbalance', 'log_depth', 'log_side_depth', 'relative_depth', 'band_depth',
            'band_imbalance', 'vwap_distance', 'liquidity_spread', 'level_gap', 'book_slope', 'slope_imbalance',
-           'book_pressure', 'concentration', 'top_share', 'walk_cost', 'impact_proxy', 'walk']
+           'book_pressure', 'concentration', 'top_share', 'walk_cost', 'impact_proxy']
 
 # %% ../../nbs/market/01_book_features.ipynb #5fbb9920
 import numba as nb
 import numpy as np
 from .registry import DEPTH_WINDOW, Market, feature, ratio, three_rows
 
-# %% ../../nbs/market/01_book_features.ipynb #c6171b0b
+# %% ../../nbs/market/01_book_features.ipynb #9f399df4
 @nb.njit(cache=True)
-def _pile(p, q, out): # (levels, rows): size, size x price, size squared, summed from the best level
+def _pile(p, q, size, money): # (levels, rows) each: sums of size and of size x price from the best level
     for l in range(len(p)):
+        k = max(l-1, 0)
+        for i in range(p.shape[1]): size[l,i] = q[l,i] + (size[k,i] if l > 0 else 0.)
         for i in range(p.shape[1]):
-            a, b, c = (out[0,l-1,i], out[1,l-1,i], out[2,l-1,i]) if l > 0 else (0., 0., 0.)
-            out[0,l,i] = a + q[l,i]
-            out[1,l,i] = b + (q[l,i]*p[l,i] if p[l,i] == p[l,i] else 0.)
-            out[2,l,i] = c + q[l,i]*q[l,i]
+            v = q[l,i]*p[l,i]
+            money[l,i] = (v if v == v else 0.) + (money[k,i] if l > 0 else 0.)
+    return size, money
+
+@nb.njit(cache=True)
+def _square(q, n):
+    out = np.zeros(q.shape[1])
+    for l in range(n):
+        for i in range(len(out)): out[i] += q[l,i]*q[l,i]
     return out
+
+def _deep(m, levels): return m.levels if levels == "all" else levels
 
 def _piles(m, side):
     price, size = (getattr(m, k).T for k in (side, side + "_sz"))
-    return m.keep(("piles", side), lambda: _pile(price, size, np.empty((3, *size.shape))))
+    return m.keep(("piles", side), lambda: _pile(price, size, np.empty(size.shape), np.empty(size.shape)))
 
-def _piled(m, side, levels, what=0): return _piles(m, side)[what, -1 if levels == "all" else levels-1] # One of the sums over so many levels
+def _piled(m, side, levels, what=0): return _piles(m, side)[what][_deep(m, levels)-1] # One of the sums over so many levels
 
 SIDES = ("bid","ask")
 
@@ -44,7 +53,7 @@ def side_vwap(
     "Size-weighted mean price of one side"
     return m.keep(("side_vwap", side, levels), lambda: ratio(_piled(m, side, levels, 1), _piled(m, side, levels)))
 
-@nb.njit(cache=True)
+@nb.njit(cache=True, error_model="numpy")
 def _far(p, mid, sign, out):
     for i in range(len(mid)): out[0,i] = sign*1e4/mid[i] if mid[i] > 0. else 0.
     for l in range(len(p)-1, -1, -1):
@@ -182,7 +191,7 @@ def band_imbalance(
     a, b = _band(m, "ask", band), _band(m, "bid", band)
     return ratio(b - a, b + a)
 
-# %% ../../nbs/market/01_book_features.ipynb #ae504d83
+# %% ../../nbs/market/01_book_features.ipynb #898455eb
 @feature("vwap_{side}_{levels}", "|VWAP of the {side}s over {levels} levels - m|", "bps", "common", side=SIDES, levels=(5,"all"))
 def vwap_distance(
     m:Market, # The market
@@ -202,7 +211,7 @@ def liquidity_spread(
     a, b = side_vwap(m, "ask", levels), side_vwap(m, "bid", levels)
     return np.where((a > 0) & (b > 0), 1e4*ratio(a - b, m.mid), 0.)
 
-@nb.njit(cache=True)
+@nb.njit(cache=True, error_model="numpy")
 def _mean_gap(away, q, n):
     out = np.zeros(away.shape[1])
     for i in range(len(out)):
@@ -214,16 +223,16 @@ def _mean_gap(away, q, n):
         if k > 1: out[i] = (last-first)/(k-1)
     return out
 
-@feature("gap_{side}_{levels}", "mean distance between neighbouring {side}s over {levels} levels / m", "bps", "common", side=SIDES, levels=(2,5,"all"))
+@feature("gap_{side}_{levels}", "mean distance between neighbouring {side}s over {levels} levels / m", "bps", "common", side=SIDES, levels=(2,"all"))
 def level_gap(
     m:Market, # The market
     side:str, # `bid` or `ask`
     levels, # Levels from the best, or `all`; 2 for the distance from the best level to the next
 )->np.ndarray: # (rows,), basis points
     "How far apart levels lie; 0 with fewer than two"
-    return _mean_gap(_away(m, side), getattr(m, side + "_sz").T, m.levels if levels == "all" else levels)
+    return _mean_gap(_away(m, side), getattr(m, side + "_sz").T, _deep(m, levels))
 
-# %% ../../nbs/market/01_book_features.ipynb #2bcada4e
+# %% ../../nbs/market/01_book_features.ipynb #183cd7f5
 NEAR = .01 # Basis points below which no level is nearer: of a locked book the best levels are at the mid itself
 
 @nb.njit(cache=True)
@@ -231,9 +240,9 @@ def _slope(away, q, piled):
     top, square = np.zeros(away.shape[1]), np.zeros(away.shape[1])
     for l in range(len(away)):
         for i in range(len(top)):
-            if q[l,i] > 0.:
-                top[i] += away[l,i]*piled[l,i]
-                square[i] += away[l,i]*away[l,i]*piled[-1,i]
+            top[i] += away[l,i]*piled[l,i] if q[l,i] > 0. else 0.
+        for i in range(len(top)):
+            square[i] += away[l,i]*away[l,i]*piled[-1,i] if q[l,i] > 0. else 0.
     return top, square
 
 def _side_slope(m, side):
@@ -255,8 +264,8 @@ def slope_imbalance(
     a, b = _side_slope(m, "ask"), _side_slope(m, "bid")
     return ratio(b - a, b + a)
 
-# %% ../../nbs/market/01_book_features.ipynb #8c13636a
-@nb.njit(cache=True)
+# %% ../../nbs/market/01_book_features.ipynb #535a121f
+@nb.njit(cache=True, error_model="numpy")
 def _press(away, q, near, cut):
     out = np.zeros((2, away.shape[1]))
     for l in range(len(away)):
@@ -273,7 +282,7 @@ def book_pressure(
     a, b = (m.keep(("press", side), lambda side=side: _press(_away(m, side), getattr(m, side + "_sz").T, NEAR, 5))[int(levels == "all")] for side in ("ask","bid"))
     return np.where(m.mid > 0, ratio(b - a, b + a), 0.)
 
-# %% ../../nbs/market/01_book_features.ipynb #9f731eed
+# %% ../../nbs/market/01_book_features.ipynb #0c5ef6f4
 @feature("herf_{side}_{levels}", "sum of q^2/(sum of q)^2 of the {side}s over {levels} levels", "1", "Herfindahl index", side=(*SIDES,"both"), levels=(5,"all"))
 def concentration(
     m:Market, # The market
@@ -281,7 +290,9 @@ def concentration(
     levels, # Levels from the best, or `all`
 )->np.ndarray: # (rows,), 0 to 1
     "1 where all size stands in one level, 1/n where n levels are equal; 0 where there is none"
-    q, qq = (sum(_piled(m, s, levels, k) for s in (SIDES if side == "both" else (side,))) for k in (0, 2))
+    sides = SIDES if side == "both" else (side,)
+    square = lambda s: m.keep(("square", s, _deep(m, levels)), lambda: _square(getattr(m, s + "_sz").T, _deep(m, levels)))
+    q, qq = (sum(f(s) for s in sides) for f in (lambda s: _piled(m, s, levels), square))
     return ratio(qq, q*q)
 
 @feature("top_{side}", "size of the best {side} / size of all {side}s kept", "1", "common", side=SIDES)
@@ -292,8 +303,8 @@ def top_share(
     "Share of the best level in a side's size"
     return ratio(_piled(m, side, 1), _piled(m, side, "all"))
 
-# %% ../../nbs/market/01_book_features.ipynb #58f5f35c
-@nb.njit(cache=True)
+# %% ../../nbs/market/01_book_features.ipynb #76390d5b
+@nb.njit(cache=True, error_model="numpy")
 def _walk(away, q, want, n):
     left, deep, cost = want.copy(), np.zeros(len(want)), np.zeros(len(want))
     for l in range(n):
@@ -312,9 +323,9 @@ def walk_cost(
     levels, # Levels that are there, or `all`
 )->np.ndarray: # (rows,), basis points from the mid
     "Mean cost of taking so much from the book"
-    return _walk(_away(m, side), getattr(m, side + "_sz").T, size, m.levels if levels == "all" else levels)
+    return _walk(_away(m, side), getattr(m, side + "_sz").T, _piles(m, side)[0], size, m.levels if levels == "all" else levels)
 
-# %% ../../nbs/market/01_book_features.ipynb #8c5f7c85
+# %% ../../nbs/market/01_book_features.ipynb #e003a6bc
 HALF = .5 # Of the mean size of a side: what `impact` trades
 
 def _impact(m, side, levels):
@@ -329,13 +340,3 @@ def impact_proxy(
 )->np.ndarray: # (rows,), basis points
     "What a market order of half the usual depth would cost"
     return (_impact(m, "ask", levels) + _impact(m, "bid", levels))/2 if side == "both" else _impact(m, side, levels)
-
-@feature("walk_{side}_{times}", "cost of taking {times} x mean size per side of the best level over 60 s from the {side}s, less m", "bps", "common",
-         lambda **s: DEPTH_WINDOW, side=SIDES, times=(1,5))
-def walk(
-    m:Market, # The market
-    side:str, # `ask` to buy, `bid` to sell
-    times:int, # Multiples of the mean size of the best level
-)->np.ndarray: # (rows,), basis points
-    "What a market order of some best levels would cost"
-    return walk_cost(m, side, times*_usual(m, None, 1), "all")

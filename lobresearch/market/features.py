@@ -49,8 +49,8 @@ def warmup(
     "How far back the longest of these features looks"
     return max((FEATURES[n].warmup for n in names), default=0)
 
-# %% ../../nbs/market/04_features.ipynb #c2bbf422
-PIECE = 1 << 15 # Rows taken at a time
+# %% ../../nbs/market/04_features.ipynb #7de87965
+PIECE = 1 << 14 # Rows taken at a time
 
 @nb.njit(cache=True)
 def _store(x, skip, out): # float32, and 0 where undefined
@@ -69,7 +69,7 @@ def _checked(grid, names):
     require(not any(lacks.values()), "; ".join(f"{n} needs the column {', '.join(c)}, which the grid lacks" for n,c in lacks.items() if c) + ".")
     return names
 
-# %% ../../nbs/market/04_features.ipynb #80e9ac7e
+# %% ../../nbs/market/04_features.ipynb #80db6d2f
 def features(
     grid:pd.DataFrame, # A grid
     names=None, # Which features; all that the grid allows when None
@@ -79,6 +79,7 @@ def features(
     names = _checked(grid, select(grid_levels(grid), among="all", columns=grid.columns) if names is None else list(names))
     whole, back = Market(grid), warmup(names)*SECOND
     out = np.empty((len(names), len(grid)), np.float32)
+    np.empty(31 << 20, np.uint8) # let go of at once, after which glibc keeps that much at hand instead of asking for fresh memory at every piece
     for a in range(0, len(grid), piece):
         b, start = min(a + piece, len(grid)), max(int(np.searchsorted(whole.ts, whole.ts[a] - back)) - 1, 0)
         m = whole.piece(start, b)

@@ -159,8 +159,8 @@ def _deviations(b, e, step, x, y, out): # into (6, rows): n, sums of u, v, uv, u
         out[0,i], out[1,i], out[2,i], out[3,i], out[4,i], out[5,i] = n, su, sv, suv, suu, svv
     return cx, cy
 
-# %% ../../nbs/market/00_windows.ipynb #53f41018
-@nb.njit(cache=True)
+# %% ../../nbs/market/00_windows.ipynb #e6b4fe40
+@nb.njit(cache=True, error_model="numpy")
 def _moments(begin, cut, x, y):
     out, to, fro, px, py = np.zeros((4, len(x))), np.empty((6, len(x))), np.empty((6, len(x))), 0., 0.
     for c in range(len(cut)-1):
@@ -189,8 +189,8 @@ def moments(
     "Second moments in each window, divided by the number of rows"
     return _moments(w.begin, w.cut, x, y)
 
-# %% ../../nbs/market/00_windows.ipynb #d68a7c92
-@nb.njit(cache=True)
+# %% ../../nbs/market/00_windows.ipynb #f225b918
+@nb.njit(cache=True, error_model="numpy")
 def _decayed(ts, begin, cut, x, y, half):
     out, back, step, d = np.zeros(len(x)), np.empty((len(x), 2)), np.int64(0), 1.
     for c in range(len(cut)-1):
@@ -226,8 +226,8 @@ def decayed_ratio(
     require(half_life > 0, f"A half-life must last longer than 0 s; got {half_life}.")
     return _decayed(w.ts, w.begin, w.cut, x, y, float(half_life*SECOND))
 
-# %% ../../nbs/market/00_windows.ipynb #338c5d11
-@nb.njit(cache=True)
+# %% ../../nbs/market/00_windows.ipynb #669d0bc3
+@nb.njit(cache=True, error_model="numpy")
 def _decayed_gap(ts, begin, cut, x, half):
     out, back, step, d, before = np.zeros(len(x)), np.empty((len(x), 2)), np.int64(0), 1., 0.
     for c in range(len(cut)-1):
