@@ -303,7 +303,7 @@ def top_share(
     "Share of the best level in a side's size"
     return ratio(_piled(m, side, 1), _piled(m, side, "all"))
 
-# %% ../../nbs/market/01_book_features.ipynb #76390d5b
+# %% ../../nbs/market/01_book_features.ipynb #3abac8d6
 @nb.njit(cache=True, error_model="numpy")
 def _walk(away, q, want, n):
     left, deep, cost = want.copy(), np.zeros(len(want)), np.zeros(len(want))
@@ -323,7 +323,7 @@ def walk_cost(
     levels, # Levels that are there, or `all`
 )->np.ndarray: # (rows,), basis points from the mid
     "Mean cost of taking so much from the book"
-    return _walk(_away(m, side), getattr(m, side + "_sz").T, _piles(m, side)[0], size, m.levels if levels == "all" else levels)
+    return _walk(_away(m, side), getattr(m, side + "_sz").T, size, _deep(m, levels))
 
 # %% ../../nbs/market/01_book_features.ipynb #e003a6bc
 HALF = .5 # Of the mean size of a side: what `impact` trades
