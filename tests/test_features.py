@@ -87,6 +87,15 @@ def test_trailing_sum_is_the_sum(steps, window):
         assert got[i] == pytest.approx(np.nansum(x[:i+1][inside]), rel=1e-12, abs=1e-9)
 
 
+@pytest.mark.parametrize("steps", [[1, 1], [1, 1, 1], [2, 2, 2, 2], [3, 1, 3, 1, 3]])
+@pytest.mark.parametrize("window", [1, 2, 3, 4, 5, 8])
+def test_blocks_of_one_row(steps, window):
+    "Rows as far apart as the window is long: each stands in a block of its own, and may still see the one before"
+    t, x = np.cumsum(steps), 2.**np.arange(len(steps))
+    want = [x[:i+1][t[:i+1] > t[i] - window].sum() for i in range(len(t))]
+    assert trailing_sum(t*SECOND, np.zeros(len(t)), x, window).tolist() == want
+
+
 def test_a_window_that_has_emptied_is_exactly_empty():
     x = np.r_[1e9, .1, np.zeros(8)]
     assert (trailing_sum(np.arange(10)*SECOND, np.zeros(10), x, 3)[4:] == 0).all()

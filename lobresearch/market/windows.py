@@ -50,7 +50,7 @@ def cuts(
     out[k] = len(ts)
     return out[:k+1].copy()
 
-# %% ../../nbs/market/00_windows.ipynb #c4bc16f4
+# %% ../../nbs/market/00_windows.ipynb #f85b1824
 class Windows:
     "Windows of one length: where each begins, and the blocks that serve to sum over them"
     def __init__(self,
@@ -61,7 +61,7 @@ class Windows:
         require(seconds > 0, f"A window must last longer than 0 s; got {seconds}.")
         self.ts, w = np.asarray(ts, np.int64), np.int64(seconds*SECOND)
         self.begin,self.cut = begins(self.ts, first, w), cuts(self.ts, first, w)
-        self.alone = len(self.cut) > len(self.ts) # every window holds its own row and no other
+        self.alone = len(self.cut) > len(self.ts) and bool((self.begin == self.cut[:-1]).all()) # every window holds its own row and no other
 
     def count(self)->np.ndarray: # float64 (rows,)
         "Rows in each window"
