@@ -1,4 +1,7 @@
 "The whole chain runs at toy size: nothing to do the second time, pages that need no network, and a parameter that reruns only what it should."
+import fcntl
+import json
+import os
 import re
 
 import pytest
@@ -8,14 +11,21 @@ from smoke import chain
 
 @pytest.fixture(scope="module")
 def study(tmp_path_factory):
-    "A finished study at toy size: (folder, metrics by stage)"
-    folder = tmp_path_factory.mktemp("study")
-    return folder, chain(folder)
+    "A finished study at toy size: (folder, metrics by stage), made once for all processes that run tests"
+    base = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ: base = base.parent
+    folder, done = base / "study", base / "study.json"
+    with open(base / "study.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not done.exists():
+            folder.mkdir()
+            done.write_text(json.dumps(chain(folder)))
+    return folder, json.loads(done.read_text())
 
 
 def test_every_stage_leaves_its_numbers(study):
     _, metrics = study
-    assert {"01_data", "02_facts", "04_labels_splits", "05_forecast", "09_luck", "10_answer"} <= set(metrics)
+    assert {"01_data", "02_facts", "03_features", "04_labels_splits", "05_forecast", "09_luck", "10_answer"} <= set(metrics)
     assert metrics["01_data"]["SIM-NULL.rows"] > 3000
     assert len({m["_data"] for m in metrics.values()}) == 1
 
