@@ -6,11 +6,11 @@
 __all__ = ['RAW', 'BOTH_SIDES', 'impact_r2', 'impact_slope', 'impact_depth', 'order_signs', 'next_move', 'queue_imbalance',
            'auc_interval']
 
-# %% ../../nbs/market/12_book_facts.ipynb #c7b0050b
+# %% ../../nbs/market/12_book_facts.ipynb #cb0a30df
 import math
 import numpy as np
 from ..errors import TooShortError, require
-from ..evidence.bootstrap import from_sums
+from ..evidence.bootstrap import corr_interval, from_sums
 from .facts import FACTS, NONE, SECOND, Sample, acf_interval, ahead, fact, finite, past_returns
 from .memory_facts import hurst, hurst_interval, power_law
 from .return_facts import mean_interval, over
@@ -19,7 +19,7 @@ from .windows import trailing_sum
 
 RAW = ("raw",) # Versions: there is one of the book
 
-# %% ../../nbs/market/12_book_facts.ipynb #9fd05276
+# %% ../../nbs/market/12_book_facts.ipynb #576ff272
 def _flow(s, seconds, raw=False):
     "Returns and the order flow of the same seconds, non-overlapping, with the rows they come from"
     at = np.flatnonzero((s.ts//SECOND) % seconds == 0)
@@ -40,10 +40,12 @@ def impact_r2(
     seconds:int, # Length of the interval
     rng:np.random.Generator, # Where the chance comes from
 )->tuple: # (R², lo, hi)
-    "How much of a return the order flow of the same time explains"
+    "How much of a return the order flow of the same time explains: the square of a correlation, and of its interval"
     r, q, _ = _flow(s, seconds)
-    return from_sums(_r2_from_sums, _products(r, q), s.rows(seconds), s.n, rng)
+    rho, lo, hi = corr_interval(q, r, s.rows(seconds), s.n, rng)
+    return rho**2, 0. if lo <= 0 <= hi else min(lo**2, hi**2), max(lo**2, hi**2)
 
+# %% ../../nbs/market/12_book_facts.ipynb #dd4fba20
 def impact_slope(
     s:Sample, # A symbol
     seconds:int, # Length of the interval
@@ -52,10 +54,6 @@ def impact_slope(
     "How far an order flow of one mean depth moves the price"
     r, q, _ = _flow(s, seconds)
     return from_sums(_slope_from_sums, _products(r, q), s.rows(seconds), s.n, rng)
-
-def _r2_from_sums(S):
-    w, x, y, xx, yy, xy = np.moveaxis(S, -1, 0)
-    return over((w*xy - x*y)**2, _clear(w*xx, x)*_clear(w*yy, y))
 
 def _slope_from_sums(S):
     w, x, y, xx, _, xy = np.moveaxis(S, -1, 0)
@@ -98,7 +96,7 @@ def order_signs(
     d = np.sign(np.nan_to_num(s.grid["buy_n"].to_numpy(float)) - np.nan_to_num(s.grid["sell_n"].to_numpy(float)))
     return d[d != 0], s.segment[d != 0]
 
-# %% ../../nbs/market/12_book_facts.ipynb #5d90d998
+# %% ../../nbs/market/12_book_facts.ipynb #7f063655
 def _next_event(mid, segment):
     mid, n = np.asarray(mid, float), len(mid)
     step = np.full(n, np.nan) # a row after which nothing is known
@@ -124,6 +122,7 @@ def queue_imbalance(
     share = 1/np.maximum(np.bincount(at[ok], minlength=len(at)), 1)
     return tuple(np.where(ok, v, np.nan) for v in (b/np.where(ok, a + b, 1), step[at], share[at]))
 
+# %% ../../nbs/market/12_book_facts.ipynb #0005323f
 def auc_interval(
     x, # What tells, (rows,)
     up, # Which happened, (rows,): True, or False for the other
@@ -147,7 +146,7 @@ def auc_interval(
 def _auc_from_sums(S, auc):
     return over(S[...,1], S[...,0]) + over(S[...,3], S[...,2]) - auc
 
-# %% ../../nbs/market/12_book_facts.ipynb #79d4479d
+# %% ../../nbs/market/12_book_facts.ipynb #981015d1
 BOTH_SIDES = "books with both sides"
 
 def _both(s): return np.isfinite(s.mid)
@@ -172,6 +171,7 @@ def _spread_tick(s, rng):
     w = _ticks(s)
     return mean_interval(np.where(np.isfinite(w), w < 1.5, np.nan), s.rows(), s.n, rng)
 
+# %% ../../nbs/market/12_book_facts.ipynb #c5be8683
 @fact("depth_1", "size at the best price, mean of both sides", "size", "book", versions=RAW)
 def _depth(s, rng):
     d = np.where(_both(s), (s.market.ask_sz[:,0] + s.market.bid_sz[:,0])/2, np.nan)

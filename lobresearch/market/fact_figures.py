@@ -55,7 +55,7 @@ def blank(
     ax.axis("off")
     ax.text(.5, .5, "\n".join(lines), ha="center", va="center", transform=ax.transAxes, color="#777777", fontsize=7.5)
 
-# %% ../../nbs/market/13_fact_figures.ipynb #60df8bb6
+# %% ../../nbs/market/13_fact_figures.ipynb #e173dc95
 def legend(
     axs, # Panels of a row
     **kw, # Passed on to `ax.legend`
@@ -72,6 +72,7 @@ def ylabel(
     ax = next((a for a in axs if a.axison), axs[0])
     ax.set_ylabel(text); ax.tick_params(labelleft=True)
 
+# %% ../../nbs/market/13_fact_figures.ipynb #ffde14da
 def draw_row(
     names:dict, # Symbol to `Sample`
     axs, # Their panels

@@ -120,7 +120,7 @@ def _version(s, r, seconds):
         return np.where(j >= 0, r/(v[j]*math.sqrt(seconds)), np.nan)
     return r
 
-# %% ../../nbs/market/09_facts.ipynb #53e2e934
+# %% ../../nbs/market/09_facts.ipynb #fede8641
 def finite(
     x, # Values, (rows,)
     least:int, # How many a fact needs
@@ -142,6 +142,7 @@ def pieces(
     starts, lengths = edges[:-1], np.diff(edges)
     return starts[ok[starts]], lengths[ok[starts]]
 
+# %% ../../nbs/market/09_facts.ipynb #5b84e311
 def unbroken(
     x, # Values, (rows,)
     segment, # Segment of each value, (rows,)
@@ -243,7 +244,7 @@ def all_facts()->dict[str, Fact]: # Key to fact, group by group
     from lobresearch.market.book_facts import FACTS as known # the last of the modules that fill it
     return {k: f for g in GROUPS for k,f in known.items() if f.group == g}
 
-# %% ../../nbs/market/09_facts.ipynb #b8137f57
+# %% ../../nbs/market/09_facts.ipynb #57735425
 def measure(
     s:Sample, # A symbol
     key:str, # Which fact
@@ -268,6 +269,7 @@ def _check(resamples, keys):
     for k in keys or []: require(k in known, f"There is no fact {k!r}; there are {', '.join(known)}.")
     return {k: f for k,f in known.items() if keys is None or k in keys}
 
+# %% ../../nbs/market/09_facts.ipynb #8bbb924a
 def facts_table(
     grid:pd.DataFrame, # One symbol's grid
     resamples:int=500, # Bootstrap resamples

@@ -166,7 +166,7 @@ def macd_gap(
     n = SPANS[2]*scale
     return decayed_gap(m.windows(FORGET*n), _macd(m, scale), half_life(2/(n+1)))
 
-# %% ../../nbs/market/03_price_features.ipynb #d01fc91f
+# %% ../../nbs/market/03_price_features.ipynb #6b291f36
 @nb.njit(cache=True)
 def _bands(begin, cut, x): # (x - mean)/(2 standard deviations); each part of a window sums deviations from a row of its own
     out, back, there = np.zeros(len(x)), np.zeros((len(x), 3)), 0.
@@ -193,6 +193,7 @@ def _bands(begin, cut, x): # (x - mean)/(2 standard deviations); each part of a 
             back[i,0], back[i,1], back[i,2] = n, a, q
     return out
 
+# %% ../../nbs/market/03_price_features.ipynb #d97f4ed3
 @feature("boll_{window}", "(ln m - mean)/(2 standard deviations) over {window} s", "1", "Bollinger 2001", lambda window: window, window=(20,60))
 def bollinger(
     m:Market, # The market

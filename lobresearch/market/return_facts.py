@@ -134,7 +134,7 @@ for h in (1, 10, 60):
     fact(f"kurtosis_{h}", f"{h} s return, kurtosis (normal: 3)", "1", "distribution", *(((22, 43), "BTC, 1 min") if h == 60 else ()))(
         _moment(h, kurtosis_from_sums))
 
-# %% ../../nbs/market/10_return_facts.ipynb #87c4746b
+# %% ../../nbs/market/10_return_facts.ipynb #bfbf8a61
 @fact("jarque_bera_60", "60 s return, Jarque-Bera per return", "1", "distribution", null=INDEPENDENT_NORMAL)
 def _jarque_bera(s, rng):
     r = _r(s, 60)
@@ -155,6 +155,7 @@ def _anderson_darling(s, rng):
     value, _, _, draws = block_bootstrap(anderson_darling, r, min(s.rows(60), len(r)), min(s.n, 200), rng)
     return value, *np.nanquantile(draws, [.025, .975]), normal_ad(r)[1]
 
+# %% ../../nbs/market/10_return_facts.ipynb #3c66a50a
 def _zeros(h): return lambda s, rng: mean_interval(finite(past_returns(s, h), 100, f"{h} s returns") == 0, s.rows(h), s.n, rng)
 for h in (1, 10, 60): fact(f"zero_{h}", f"{h} s returns that are zero", "share", "distribution", versions=("raw",))(_zeros(h))
 

@@ -131,7 +131,7 @@ def _correlations(X, y, ok, block, blocks):
         r[f], se[f] = c, np.sqrt(total/block)
     return r, se, t
 
-# %% ../../nbs/market/18_selection.ipynb #51795af5
+# %% ../../nbs/market/18_selection.ipynb #8638e3a2
 def labels_inside(
     grid:pd.DataFrame, # A grid
     horizon:int, # Seconds ahead
@@ -163,6 +163,7 @@ def decay(
     t = pd.concat(out, ignore_index=True)
     return t[["name"] + [c for c in t if c != "name"]]
 
+# %% ../../nbs/market/18_selection.ipynb #c26bbff8
 def _decay_at(A, y, h, block, level):
     ok = np.isfinite(y)
     n = int(ok.sum())
@@ -173,7 +174,9 @@ def _decay_at(A, y, h, block, level):
     se, t = (np.full(len(A), np.nan) if few else v for v in (se, t))
     reach = se*(np.nan if few else student.ppf((1+level)/2, blocks-1))
     p = 2*student.sf(abs(t), max(blocks-1, 1))
-    return pd.DataFrame(dict(horizon=int(h), corr=r, lo=np.maximum(r - reach, -1), hi=np.minimum(r + reach, 1), se=se, p=p,
+    lo, hi, none = np.maximum(r - reach, -1), np.minimum(r + reach, 1), p > 1 - level # what is no evidence against zero has zero inside
+    lo, hi = np.where(none, np.minimum(lo, 0), lo), np.where(none, np.maximum(hi, 0), hi)
+    return pd.DataFrame(dict(horizon=int(h), corr=r, lo=lo, hi=hi, se=se, p=p,
                              bps=r*np.sqrt((y*y).sum()/max(n, 1)), seconds=n, block=block, blocks=blocks))
 
 # %% ../../nbs/market/18_selection.ipynb #b5885d79
@@ -316,7 +319,7 @@ def _block_se(psi, block):
     c = np.concatenate([[0], np.cumsum(np.r_[psi, psi[:block]])])
     return np.sqrt(((c[block:block+len(psi)] - c[:len(psi)])**2).sum()/block)
 
-# %% ../../nbs/market/18_selection.ipynb #f6777e21
+# %% ../../nbs/market/18_selection.ipynb #b7f04480
 def _drops(predict, X, y, cols, base, block, repeats, rng, level):
     "Loss of correlation and R^2 when the columns are put out of order together, with intervals"
     runs = []
@@ -332,6 +335,7 @@ def _drops(predict, X, y, cols, base, block, repeats, rng, level):
         out |= {k: drops.mean(), f"{k}_lo": drops.mean() - reach, f"{k}_hi": drops.mean() + reach}
     return out
 
+# %% ../../nbs/market/18_selection.ipynb #89e802e4
 def importance(
     model, # From `fit_trees`
     X:pd.DataFrame, # Features of the fit, (rows, features)
