@@ -86,6 +86,18 @@ def test_the_last_and_first_second_of_a_segment_are_tried():
     assert ends <= set(tried)
 
 
+def test_filling_backwards_is_caught_though_one_number_in_a_thousand_is_missing():
+    g = GRID.assign(bid_px_1=GRID.bid_px_1.where(np.arange(900) != 777))
+    for fill in ("bfill", "interpolate"):
+        for seed in range(4):
+            with pytest.raises(LeakError, match="^filled looks 1 s ahead"):
+                audit_causality(lambda g, fill=fill: getattr(mid_of(g), fill)().to_frame("filled"), g, np.random.default_rng(seed), tries=1)
+    assert (audit_causality(lambda g: mid_of(g).ffill().to_frame("filled"), g, rng(), tries=1).result == "nothing moved").all()
+
+
+def mid_of(g): return (g.ask_px_1 + g.bid_px_1)/2
+
+
 def test_what_an_audit_of_causality_refuses():
     draw = np.random.default_rng(2)
     with pytest.raises(ParameterError, match="different answers"): audit_causality(lambda g: g[["ofi_1"]] + draw.random(), GRID, rng())
@@ -130,6 +142,15 @@ def test_a_fit_on_training_rows_passes(clean):
     assert "as they should" in table.result.iloc[-1] or clean.__code__.co_names[:1] == ("only_a_name",)
 
 
+def test_a_choice_that_training_outvotes_is_caught_with_less_training():
+    x = np.random.default_rng(4).standard_normal(900)
+    table, train = pd.DataFrame(dict(x=x), GRID.index), np.arange(900) < 800
+    def often(g, t): return dict(wide=bool((np.abs(g.x.to_numpy()) > 4).mean() > .2)) # of all rows, of which 100 are not for training
+    assert (audit_fit(often, table, train, rng(), part=0).result[:-1] == "nothing moved").all()
+    with pytest.raises(LeakError, match="with the first 80 of the training rows.: wide"): audit_fit(often, table, train, rng())
+    with pytest.raises(ParameterError, match="part must be a share"): audit_fit(often, table, train, rng(), part=1)
+
+
 def test_labels_and_lookback_are_allowed_exactly_as_far_as_said():
     def spread(g, t): return dict(sd=float(np.nanstd(fwd(g, 10)[t])))
     for f in (spread, lambda g, t: fit_threshold(fwd(g, 10), t)):
@@ -138,6 +159,14 @@ def test_labels_and_lookback_are_allowed_exactly_as_far_as_said():
     def mean(g, t): return dict(mean=float(np.nan_to_num(features(g, ["vol_10"]).vol_10.to_numpy()[t]).sum()))
     assert (audit_fit(mean, GRID, TRAIN, rng(), lookback=11).result[:-1] == "nothing moved").all()
     with pytest.raises(LeakError, match="mean"): audit_fit(mean, GRID, TRAIN, rng(), lookback=5)
+
+
+def test_a_fit_that_needs_more_rows_than_a_tenth_says_so():
+    def needy(g, t):
+        if t.sum() < 200: raise TooShortError("200 rows are needed")
+        return dict(sd=float(g.ofi_1[t].std()))
+    assert (audit_fit(needy, GRID, TRAIN, rng()).result[:-1] == "nothing moved; with fewer training rows it refuses to fit: 200 rows are needed").all()
+    assert (audit_fit(needy, GRID, TRAIN, rng(), part=0).result[:-1] == "nothing moved").all()
 
 
 def test_what_an_audit_of_a_fit_refuses_and_says():

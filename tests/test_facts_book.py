@@ -9,7 +9,7 @@ from sklearn.metrics import roc_auc_score
 
 from lobresearch.errors import TooShortError
 from lobresearch.evidence.bootstrap import block_indices, block_starts
-from lobresearch.market.book_facts import auc_interval, impact_depth, impact_slope, next_move, queue_imbalance
+from lobresearch.market.book_facts import auc_interval, impact_depth, impact_r2, impact_slope, next_move, queue_imbalance
 from lobresearch.market.facts import Sample, measure
 from lobresearch.market.registry import random_grid
 
@@ -127,3 +127,15 @@ def test_a_single_trade_is_too_few():
     assert np.isfinite(measure(s, "volume_volatility_60")["value"])
     flat = pd.DataFrame(grid).assign(ofi_1=0.)
     assert "never moves" in measure(Sample(flat, 20), "impact_1")["reason"]
+
+
+def test_impact_of_flow_that_says_nothing_may_be_zero():
+    held = []
+    for seed in range(20):
+        r = np.random.default_rng(seed)
+        mid = 1000*np.exp(np.cumsum(r.standard_normal(4000))*1e-4)
+        g = random_grid(4000, r, levels=1).assign(ask_px_1=mid+.05, bid_px_1=mid-.05, ofi_1=r.standard_normal(4000))
+        value, lo, hi = impact_r2(Sample(g, 100), 1, r)
+        assert 0 <= lo <= value <= hi
+        held.append(lo == 0)
+    assert sum(held) >= 16 # 19 of 20 on average; a percentile interval of the square never holds it

@@ -294,3 +294,18 @@ def test_a_return_that_never_moves_leaves_trees_without_importance(trees):
         warnings.simplefilter("error")
         t = sel.importance(model, X, 0*y, valid, np.random.default_rng(0), None, 200, 2)
     assert (t[["corr", "r2"]] == 0).all(axis=None)
+
+
+def test_an_interval_holds_zero_where_the_test_finds_nothing():
+    r = np.random.default_rng(4)
+    n, apart = 14_400, 0
+    for _ in range(12): # volatility that changes slowly, and features that follow it
+        e = r.standard_normal(n)*np.exp(lfilter([1], [1, -.999], r.standard_normal(n)*.045))
+        mid = 1000*np.exp(np.cumsum(e)*1e-4)
+        g = pd.DataFrame(dict(ask_px_1=mid, bid_px_1=mid, segment=0), index=pd.Index(np.arange(n)*SECOND, name="ts"))
+        X = pd.DataFrame({f"vol_{w}": np.sqrt(pd.Series(e*e).rolling(w, min_periods=1).mean()).to_numpy() for w in (10, 60, 300)}, index=g.index)
+        t = sel.decay(X, g, np.ones(n, bool), (1, 10))
+        missed = (t.lo > 0) | (t.hi < 0)
+        assert (t.p[missed] <= .05).all() and (t.lo <= t["corr"]).all() and (t["corr"] <= t.hi).all()
+        apart += int(missed.sum())
+    assert apart <= 9 # of 72; before the interval knew of the test it was 14 or so

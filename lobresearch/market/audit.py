@@ -58,18 +58,27 @@ def disturb(
         cols[c] = v
     return pd.DataFrame(cols, index=grid.index)
 
-# %% ../../nbs/market/20_audit.ipynb #2367988a
+# %% ../../nbs/market/20_audit.ipynb #03a163a1
 def _differs(a, b):
     a, b = np.asarray(a), np.asarray(b)
     return (a != b) & ~((a != a) & (b != b))
 
+def _holes(grid, most=2):
+    "Rows in which numbers are missing that the next row has: few rows for as many columns as can be"
+    gone = grid.select_dtypes("float").isna().to_numpy()
+    ends, rows = gone[:-1] & ~gone[1:], []
+    while len(rows) < most and ends.any():
+        rows.append(int(ends.sum(1).argmax()))
+        ends = ends[:,~ends[rows[-1]]]
+    return rows
+
 def _seconds(grid, rng, tries):
-    "Rows after which to change everything: drawn, and at up to two edges of segments"
+    "Rows after which to change everything: drawn, at up to two edges of segments and at up to two ends of missing numbers"
     n, seg = len(grid), grid["segment"].to_numpy() if "segment" in grid else np.zeros(len(grid))
     ends = np.flatnonzero(seg[1:] != seg[:-1])
     edges = np.unique(np.r_[ends, ends + 1])
     edges = rng.permutation(edges[edges < n-1])[:2]
-    return sorted({int(r) for r in np.r_[edges, rng.choice(n-1, min(tries, n-1), replace=False)]})
+    return sorted({int(r) for r in np.r_[edges, _holes(grid), rng.choice(n-1, min(tries, n-1), replace=False)]})
 
 def _made(make, grid):
     out = make(grid.copy())
@@ -85,12 +94,12 @@ def _compare(was, now, t):
     both = {str(c): a.index[m.argmax()] for c in a if c in b and (m := _differs(a[c], b[c])).any()}
     return gone | both
 
-# %% ../../nbs/market/20_audit.ipynb #5cffbfc7
+# %% ../../nbs/market/20_audit.ipynb #d5a264c1
 def audit_causality(
     make, # Function of a grid that gives a DataFrame with the same index; fitted states are held fixed inside
     grid:pd.DataFrame, # A grid, index `ts`
     rng:np.random.Generator, # Where the chance comes from
-    tries:int=4, # Seconds tried besides two at the edges of segments
+    tries:int=4, # Seconds tried besides two at the edges of segments and two at the ends of missing numbers
     kinds=KINDS, # Which of `KINDS`; leave out what `make` refuses
 )->pd.DataFrame: # check, columns (how many), seconds (how many), result
     "Change everything after a second: nothing at or before it may move. Raises `LeakError` with the columns and how far ahead they look"
@@ -151,7 +160,19 @@ def _control(was, again):
     except LobError as e: return f"the fit refused the changed rows, so that it does look at them: {e}"
     return f"{len(moved)} of {len(was)} entries moved, as they should" if moved else "nothing moved here either: the fit does not depend on the data"
 
-# %% ../../nbs/market/20_audit.ipynb #2a8e7641
+# %% ../../nbs/market/20_audit.ipynb #3dc4c19f
+def _pushed(state, was, grid, train, known, rng, kinds, place):
+    "A row a push; an error where one moves the state"
+    at, n, table = np.flatnonzero(known), len(grid), []
+    for how in kinds:
+        drop = (np.arange(n) < at[0]) | (np.arange(n) > at[-1]) if how == "cut" else ~known
+        moved = _keys_moved(was, state(disturb(grid, drop, rng, how), train[~drop] if how == "cut" else train))
+        require(not moved, f"The fitted state moved when only rows outside training changed ({how}{place}): {', '.join(moved[:5])}"
+                f"{f' and {len(moved)-5} more entries' if len(moved) > 5 else ''}. Fit on the training rows alone.", LeakError)
+        table.append(dict(check=how, rows=int(drop.sum()), result="nothing moved"))
+    return table
+
+# %% ../../nbs/market/20_audit.ipynb #c345a940
 def audit_fit(
     fit, # Function of (grid, train) that gives a state
     grid:pd.DataFrame, # A grid, or any table indexed by ts
@@ -160,24 +181,26 @@ def audit_fit(
     reach:float=0, # Seconds after a training row that its label may know
     lookback:float=0, # Seconds before a training row that its features may know
     kinds=PUSHES, # Which of `PUSHES`; leave out what `fit` refuses
+    part:float=.1, # Share of the training rows, the first ones, that a second try is made with; 0 for none
 )->pd.DataFrame: # check, rows (how many were changed), result
     "Change every row that is not for training: the fitted state must stay bit-identical. Raises `LeakError` with the entries that moved"
     train, ts = np.asarray(train, bool), grid.index.to_numpy(np.int64)
     require(len(train) == len(grid), f"The grid has {len(grid)} rows and the mask of training rows {len(train)}.")
     require(train.any(), "An audit of a fit needs training rows; there are none.", TooShortError)
     require(min(reach, lookback) >= 0, f"Seconds cannot be negative: reach={reach}, lookback={lookback}.")
+    require(0 <= part < 1, f"part must be a share of the training rows, 0 or more and under 1; got {part}.")
     known = _allowed(ts, train, reach, lookback)
     require(not known.all(), "Every row is a training row or within its reach, so that there is nothing to change; leave some rows out of training.")
-    state, at, table = lambda g, t: _written(fit(g.copy(), t.copy())), np.flatnonzero(known), []
+    state = lambda g, t: _written(fit(g.copy(), t.copy()))
     was = state(grid, train)
     require(not _keys_moved(was, state(grid, train)), "fit gives different states for one and the same grid; fix its random state first.")
-    for how in kinds:
-        ends = (np.arange(len(ts)) < at[0]) | (np.arange(len(ts)) > at[-1])
-        drop = ends if how == "cut" else ~known
-        moved = _keys_moved(was, state(disturb(grid, drop, rng, how), train[~drop] if how == "cut" else train))
-        require(not moved, f"The fitted state moved when only rows outside training changed ({how}): {', '.join(moved[:5])}"
-                f"{f' and {len(moved)-5} more entries' if len(moved) > 5 else ''}. Fit on the training rows alone.", LeakError)
-        table.append(dict(check=how, rows=int(drop.sum()), result="nothing moved"))
+    table = _pushed(state, was, grid, train, known, rng, kinds, "")
+    few, said = train & (np.cumsum(train) <= part*train.sum()), ""
+    if few.any() and (again := [k for k in kinds if k in ("noise", "wild", "drift")]):
+        try: little = state(grid, few)
+        except LobError as e: said = f"; with fewer training rows it refuses to fit: {e}"
+        else: _pushed(state, little, grid, few, _allowed(ts, few, reach, lookback), rng, again, f", with the first {int(few.sum())} of the training rows")
+    for row in table: row["result"] += said
     return pd.DataFrame([*table, dict(check="training rows", rows=int(train.sum()), result=_control(was, lambda: state(disturb(grid, train, rng), train)))])
 
 # %% ../../nbs/market/20_audit.ipynb #ed9160f9
