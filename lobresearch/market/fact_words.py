@@ -82,7 +82,7 @@ def _activity(f, about):
     return (f"**Activity.** {number(about['updates/s'])} updates of the book and {number(about['trades/s'])} trades a second; "
             f"{percent(about['seconds with trades'])} of seconds see a trade.{still}{size}")
 
-# %% ../../nbs/market/14b_fact_words.ipynb #36325a09
+# %% ../../nbs/market/14b_fact_words.ipynb #4f4c5f87
 def _tail(f, about):
     if not f.have("hill_10"): return ""
     a, lo, hi = (getattr(f.rows["hill_10"], c) for c in ("value","lo","hi"))
@@ -96,10 +96,10 @@ def _tail(f, about):
 
 def _direction(f, about):
     if not f.have("acf_r_1"): return ""
-    word = {1: "go on", -1: "turn back", 0: "show no memory of direction that can be told from chance"}[f.side("acf_r_1")]
+    word = {1: "go on", -1: "turn back", 0: "neither go on nor turn back, as far as can be told"}[f.side("acf_r_1")]
     little = " a little" if f.side("acf_r_1") and abs(f["acf_r_1"]) < .05 else ""
-    sixty = {1: "they go on", -1: "they turn back", 0: "they do neither for certain"}[f.side("variance_ratio_60", 1)]
-    sixty = f" Within a minute {sixty}: its variance is {f.text('variance_ratio_60')} times that of sixty independent seconds."*f.have("variance_ratio_60")
+    sixty = {1: "they go on", -1: "they turn back", 0: "neither is certain"}[f.side("variance_ratio_60", 1)]
+    sixty = f" Over a minute {sixty}: its variance is {f.text('variance_ratio_60')} times that of sixty independent seconds."*f.have("variance_ratio_60")
     return f"**Direction.** One-second returns {word}{little}: autocorrelation {f.text('acf_r_1')}.{sixty}"
 
 def _clusters(f, about):
