@@ -172,7 +172,7 @@ def _pushed(state, was, grid, train, known, rng, kinds, place):
         table.append(dict(check=how, rows=int(drop.sum()), result="nothing moved"))
     return table
 
-# %% ../../nbs/market/20_audit.ipynb #c345a940
+# %% ../../nbs/market/20_audit.ipynb #0ede1ff1
 def audit_fit(
     fit, # Function of (grid, train) that gives a state
     grid:pd.DataFrame, # A grid, or any table indexed by ts
@@ -196,10 +196,10 @@ def audit_fit(
     require(not _keys_moved(was, state(grid, train)), "fit gives different states for one and the same grid; fix its random state first.")
     table = _pushed(state, was, grid, train, known, rng, kinds, "")
     few, said = train & (np.cumsum(train) <= part*train.sum()), ""
-    if few.any() and (again := [k for k in kinds if k in ("noise", "wild", "drift")]):
+    if few.any():
         try: little = state(grid, few)
         except LobError as e: said = f"; with fewer training rows it refuses to fit: {e}"
-        else: _pushed(state, little, grid, few, _allowed(ts, few, reach, lookback), rng, again, f", with the first {int(few.sum())} of the training rows")
+        else: _pushed(state, little, grid, few, _allowed(ts, few, reach, lookback), rng, kinds, f", with the first {int(few.sum())} of the training rows")
     for row in table: row["result"] += said
     return pd.DataFrame([*table, dict(check="training rows", rows=int(train.sum()), result=_control(was, lambda: state(disturb(grid, train, rng), train)))])
 
