@@ -66,7 +66,7 @@ def fig_decay(
     _legend(fig, best.family)
     return fig, drawn
 
-# %% ../../nbs/market/19_feature_figures.ipynb #fc2841b7
+# %% ../../nbs/market/19_feature_figures.ipynb #f8674002
 def _decay_map(fig, drawn, best):
     ax, hs = fig.subplots(), sorted(drawn.horizon.unique())
     pick = lambda c: drawn.pivot(index="name", columns="horizon", values=c).loc[best.name, hs]
@@ -78,7 +78,7 @@ def _decay_map(fig, drawn, best):
     ax.set_xticks(range(len(hs)), hs, fontsize=7); ax.set_xlabel("horizon, s"); ax.spines[:].set_visible(False)
     _names(ax, best)
     bar = fig.colorbar(im, ax=ax, location="top", shrink=.8, aspect=30, pad=.01)
-    bar.set_label("correlation with the raw return", fontsize=7.5); bar.ax.tick_params(labelsize=7)
+    bar.set_label("correlation with the raw return", fontsize=7.5); bar.ax.tick_params(labelsize=7); bar.ax.locator_params(nbins=5)
 
 def _decay_curves(fig, drawn, best):
     rows = -(-len(best)//2)
