@@ -86,7 +86,7 @@ def reference(
     head = "# Reference\n\nThe package, module by module, as the notebooks export it.\n\n| module | what it claims |\n|:--|:--|"
     (out/"index.md").write_text(f"{head}\n{rows}\n\n```{{toctree}}\n:hidden:\n\n{toc}\n```\n")
 
-# %% ../nbs/04_report.ipynb #40ee2599
+# %% ../nbs/04_report.ipynb #f126e958
 _SHOWN = ("numpy","pandas","polars","numba","scipy","statsmodels","scikit-learn","torch","arch","matplotlib","dvc","papermill","nbdev","sphinx","tardis-dev")
 
 def appendix(
@@ -100,7 +100,8 @@ def appendix(
 
 ## Environment
 
-Python {platform.python_version()} on {platform.system()} {platform.machine()}; lobresearch {__version__}. Every package is pinned in `requirements.lock`; those that matter for the numbers:
+Python {platform.python_version()} on {platform.system()} {platform.machine()}; lobresearch {__version__}.
+Every package is pinned in `requirements.lock`; those that matter for the numbers:
 
 | package | version |
 |:--|:--|
@@ -125,7 +126,7 @@ Version `{data_hash(folder)}` of `data/`, as `data.dvc` records it.
 How long each stage took on the machine that made this report: <a href="timings.html">timings</a>.
 """
 
-# %% ../nbs/04_report.ipynb #e91f3e23
+# %% ../nbs/04_report.ipynb #881b2458
 def timings(
     folder, # Repository root
 )->str: # A small HTML page
@@ -135,7 +136,8 @@ def timings(
     rows = "".join(f"<tr><td>{k}</td><td style='text-align:right'>{v:.1f}</td></tr>" for k,v in sorted(have.items()))
     return ("<!doctype html><meta charset='utf-8'><title>Timings</title>"
             "<style>body{font:15px sans-serif;margin:3em}td,th{padding:.2em 1em;text-align:left}</style>"
-            f"<h1>Timings</h1><table><tr><th>stage</th><th>seconds</th></tr>{rows}<tr><td>sum</td><td style='text-align:right'>{sum(have.values()):.1f}</td></tr></table>"
+            f"<h1>Timings</h1><table><tr><th>stage</th><th>seconds</th></tr>{rows}"
+            f"<tr><td>sum</td><td style='text-align:right'>{sum(have.values()):.1f}</td></tr></table>"
             "<p><a href='appendix.html'>Back to the appendix</a></p>")
 
 # %% ../nbs/04_report.ipynb #ae1e1203
@@ -166,7 +168,7 @@ def lay_out(
     (src/"appendix.md").write_text(appendix(folder))
     return src
 
-# %% ../nbs/04_report.ipynb #55f3424f
+# %% ../nbs/04_report.ipynb #76f6327c
 def build(
     folder=None, # Repository root
 )->Path: # The front page
@@ -175,7 +177,8 @@ def build(
     made, html = folder/"reports"/"_build"/"html", folder/"reports"/"html"
     for old in (made, html): shutil.rmtree(old, ignore_errors=True)
     doctrees = folder/"reports"/"_build"/"doctrees"
-    r = subprocess.run([sys.executable, "-m", "sphinx", "-q", "-W", "--keep-going", "-E", "-b", "html", "-d", str(doctrees), str(src), str(made)], text=True, capture_output=True)
+    options = ["-q", "-W", "--keep-going", "-E", "-b", "html", "-d", str(doctrees)]
+    r = subprocess.run([sys.executable, "-m", "sphinx", *options, str(src), str(made)], text=True, capture_output=True)
     require(r.returncode == 0, f"Sphinx stopped:\n{r.stderr[-4000:]}", LobError)
     for junk in (".buildinfo", "objects.inv"): (made/junk).unlink(missing_ok=True)
     made.rename(html)

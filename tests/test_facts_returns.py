@@ -4,15 +4,17 @@ import math
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given, settings, strategies as st
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from scipy import stats
 from scipy.signal import lfilter
 from statsmodels.stats.api import acorr_ljungbox, durbin_watson, het_arch, het_breuschpagan, het_white, normal_ad
 
 from lobresearch.errors import TooShortError
+from lobresearch.market.dependence_facts import lagged, regression_r2, squared_acf
 from lobresearch.market.facts import SECOND, Sample, all_facts, false_discovery, measure, pieces, returns, unbroken
-from lobresearch.market.return_facts import anderson_darling, hill_plateau, lagged, regression_r2, root_interval, squared_acf
 from lobresearch.market.registry import random_grid
+from lobresearch.market.return_facts import anderson_darling, hill_plateau, root_interval
 
 
 def sample(r, every=10, gap=None, **settings):

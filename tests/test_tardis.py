@@ -173,7 +173,8 @@ def test_flipped_byte(tmp_path):
     assert e.value.path == p
 
 
-@pytest.mark.parametrize("content, contains", [(b"", "the file is empty"), (b"this is no gzip at all", "not valid gzip"), (gzip.compress(b"", mtime=0), "the file is empty")])
+@pytest.mark.parametrize("content, contains", [(b"", "the file is empty"), (b"this is no gzip at all", "not valid gzip"),
+                                               (gzip.compress(b"", mtime=0), "the file is empty")])
 def test_no_gzip(tmp_path, content, contains):
     p = write_rows(tmp_path, "trades", [])
     p.write_bytes(content)

@@ -199,7 +199,7 @@ def _queue_auc(s, rng):
     require(np.nansum(weight) >= 99.5, f"{np.nansum(weight):.0f} moves where 100 are needed", TooShortError)
     return auc_interval(I[ok], move[ok] > 0, max(10, s.rows()*int(ok.sum())//len(s.ts)), s.n, rng, weight[ok])
 
-# %% ../../nbs/market/12_book_facts.ipynb #e71185ff
+# %% ../../nbs/market/12_book_facts.ipynb #b89ea810
 @fact("sign_acf_1", "ACF of trade signs, next second with trades", "1", "book", versions=RAW)
 def _sign_acf(s, rng):
     d, seg = order_signs(s)
@@ -208,7 +208,8 @@ def _sign_acf(s, rng):
     require(np.isfinite(out[0]), "all trades are on one side, or no two seconds with trades are in one segment", TooShortError)
     return out
 
-@fact("exponent_sign", "decay exponent of the ACF of trade signs, lags 2 to 200", "1", "memory", (.4, .7), "Lillo, Farmer 2004", versions=RAW, method="parametric bootstrap")
+@fact("exponent_sign", "decay exponent of the ACF of trade signs, lags 2 to 200", "1", "memory", (.4, .7), "Lillo, Farmer 2004",
+      versions=RAW, method="parametric bootstrap")
 def _exponent_sign(s, rng): return power_law(*order_signs(s), 2, 200, max(20, s.n//5), rng)
 
 @fact("hurst_sign", "Hurst exponent of trade signs (DFA)", "1", "memory", (.65, .80), "Lillo, Farmer 2004: 1 - exponent/2", versions=RAW,

@@ -19,7 +19,8 @@ from ..errors import TooShortError, require
 from ..evidence.bootstrap import corr_interval, from_sums
 from .facts import FACTS, SECOND, Sample, acf, fact, finite, past_returns, pieces, returns, unbroken
 from .windows import trailing_sum
-from .return_facts import every, kurtosis_from_sums, lagged
+from .dependence_facts import every, lagged
+from .return_facts import kurtosis_from_sums
 
 # %% ../../nbs/market/11_memory_facts.ipynb #6b5d0a40
 DAY = 86_400 # Seconds
