@@ -91,12 +91,12 @@ def agree(ours, theirs):
 
 
 def day_memory():
-    "Peak memory of a day's features, in a fresh process: MiB before and at the peak, and of the result"
-    grid = random_grid(86_400, np.random.default_rng(0))
+    "Peak memory of a day's features, in a fresh process: MiB before and at the peak, and of the grid and the result"
+    grid, peak = random_grid(86_400, np.random.default_rng(0)), lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss/1024
     features(grid.iloc[:2000])
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss/1024
+    before = peak()
     X = features(grid)
-    print(json.dumps(dict(before=before, peak=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss/1024, result=X.to_numpy().nbytes/2**20)))
+    print(json.dumps(dict(before=before, peak=peak(), grid=grid.memory_usage().sum()/2**20, result=X.to_numpy().nbytes/2**20)))
 
 
 def main():
@@ -106,6 +106,7 @@ def main():
     p.add_argument("--day", action="store_true", help=argparse.SUPPRESS)
     a = p.parse_args()
     if a.day: return day_memory()
+    day = json.loads(subprocess.run([sys.executable, __file__, "--day"], capture_output=True, text=True, check=True).stdout) # while this process is small
     grid = random_grid(a.rows, np.random.default_rng(0))
     features(grid.iloc[:3000]) # compile, or load what was compiled
     for label, names in (("all", select(among="all")), *((k, SETS[k]) for k in ("core", "book18", "desk30"))):
@@ -116,8 +117,8 @@ def main():
     theirs, slow, _ = best(lambda: naive(grid), max(1, a.repeat - 1))
     ours, fast, _ = best(lambda: features(grid, list(theirs)), a.repeat)
     print(f"{theirs.shape[1]} of them, pandas {slow:.2f} s, ours {fast:.2f} s: ratio {slow/fast:.1f}; greatest difference {agree(ours, theirs):.0e}")
-    m = json.loads(subprocess.run([sys.executable, __file__, "--day"], capture_output=True, text=True, check=True).stdout)
-    print(f"memory, a day of {86_400:,} rows: {m['before']:.0f} MiB with the grid, {m['peak']:.0f} MiB at the peak, {m['result']:.0f} MiB of it the result")
+    print(f"memory of a day, {86_400:,} rows: {day['before']:.0f} MiB with the grid ({day['grid']:.0f} MiB of it), {day['peak']:.0f} MiB at the peak, "
+          f"{day['result']:.0f} MiB of it the result")
 
 
 if __name__ == "__main__": main()

@@ -9,6 +9,7 @@ from lobresearch.errors import ParameterError
 from lobresearch.market.features import FEATURES, OFI, SETS, feature_table, features, random_grid, select, warmup
 from lobresearch.market.labels import SECOND
 from lobresearch.market.registry import feature, trailing_sum
+from lobresearch.market.windows import Windows, decayed_gap, decayed_ratio, extremes, moments, segment_starts, sums
 
 
 @pytest.fixture(scope="module")
@@ -94,6 +95,29 @@ def test_blocks_of_one_row(steps, window):
     t, x = np.cumsum(steps), 2.**np.arange(len(steps))
     want = [x[:i+1][t[:i+1] > t[i] - window].sum() for i in range(len(t))]
     assert trailing_sum(t*SECOND, np.zeros(len(t)), x, window).tolist() == want
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_windows_are_what_one_reckons_window_by_window(seed):
+    "Uneven clocks, gaps, NaN, windows and half-lives of any length"
+    r = np.random.default_rng(seed)
+    n, w, h = int(r.integers(1, 60)), int(r.integers(1, 40)), float(r.uniform(1, 20))
+    t = np.cumsum(r.choice([1, 1, 2, 3, 7, 70], n)) + int(r.integers(0, 50))
+    first = segment_starts(np.cumsum(np.diff(t, prepend=t[0]) > 60))
+    x, y = (np.where(r.random(n) < .2, np.nan, v) for v in (r.normal(5, 10, n), r.normal(size=n)))
+    win = Windows(t*SECOND, first, w)
+    total, mom, (low, high) = sums(win, x), moments(win, x, y), extremes(win, x, y)
+    mean, gap = decayed_ratio(win, x, np.ones(n), h), decayed_gap(win, x, h)
+    for i in range(n):
+        a = max(first[i], int(np.searchsorted(t, t[i] - w, side="right")))
+        xs, ys, weight = x[a:i+1], y[a:i+1], 2.**((t[a:i+1] - t[i])/h)
+        ok, both = ~np.isnan(xs), ~np.isnan(xs + ys)
+        u, v, want = xs[both], ys[both], (weight*xs)[ok].sum()/weight[ok].sum() if ok.any() else 0.
+        assert win.begin[i] == a and np.isclose(total[i], np.nansum(xs)) and np.isclose(mean[i], want)
+        assert low[i] == min(xs[ok], default=np.inf) and high[i] == max(ys[~np.isnan(ys)], default=-np.inf)
+        assert np.isclose(gap[i], 0. if np.isnan(x[i]) else x[i] - want, atol=1e-9)
+        assert np.allclose(mom[:3, i], [np.mean(u*v) - u.mean()*v.mean(), u.var(), v.var()] if len(u) > 1 else 0, atol=1e-9)
+        if len(u) and not np.isnan(x[i]): assert np.isclose(mom[3, i], x[i] - u.mean(), atol=1e-9)
 
 
 def test_a_window_that_has_emptied_is_exactly_empty():

@@ -104,7 +104,7 @@ def _traded(m, which): # Highest or lowest price of a second's trades; their mea
     x = m.column(which if which in m.grid else "vwap")
     return np.where(x > 0, x, np.nan)
 
-# %% ../../nbs/market/00_registry.ipynb #15a40d5d
+# %% ../../nbs/market/00_registry.ipynb #7cccb0c7
 MADE = dict( # What a market makes of its columns
     mid=lambda m: _carry(m.first, (m.column("ask_px_1") + m.column("bid_px_1"))/2), ret=lambda m: m.bps(m.mid, m.mid[m.lag(1)]),
     volume=lambda m: m.buy_vol + m.sell_vol, signed=lambda m: m.buy_vol - m.sell_vol, trades=lambda m: m.buy_n + m.sell_n,
@@ -126,9 +126,10 @@ def windows(self:Market, seconds): return self.keep(("windows", seconds), lambda
 
 @patch
 def total(self:Market, name, window):
-    "Sum of a quantity over each window"
-    make = lambda: self.windows(window).count() if name[0] == "rows" or name == "rows" else sums(self.windows(window), self.series(name))
-    return self.keep(("total", name if isinstance(name, str) else name[0], window), make)
+    "Sum of a quantity over each window; those of the market's own quantities are kept, the others are seldom asked for twice and made anew"
+    if not isinstance(name, str): return sums(self.windows(window), self.series(name))
+    make = lambda: self.windows(window).count() if name == "rows" else sums(self.windows(window), self.series(name))
+    return self.keep(("total", name, window), make)
 
 @patch
 def count(self:Market, window):
