@@ -67,7 +67,7 @@ def _away(m, side): # (levels, rows): basis points from the mid, 0 or more
     return m.keep(("away", side), lambda: _far(price, m.mid, 1. if side == "ask" else -1., np.empty(price.shape)))
 
 # %% ../../nbs/market/01_book_features.ipynb #2c8a18ad
-@feature("wmid_{levels}", "(Qb A + Qa B)/(Qa + Qb) - m, A and B the mean prices of {levels} level(s)", "bps", "Stoikov 2018",
+@feature("wmid_{levels}", "(Qb A + Qa B)/(Qa + Qb) - m, A and B the mean prices of the {levels} best levels", "bps", "common",
          levels=(1,2,5,10))
 def weighted_mid(
     m:Market, # The market
@@ -130,7 +130,7 @@ def cumulative_imbalance(
     a, b = _piled(m, "ask", levels), _piled(m, "bid", levels)
     return ratio(b - a, b + a)
 
-@feature("log_depth_{levels}", "ln(1 + Qb + Qa) over {levels} level(s)", "log size", "common", levels=(1,5,10,"all"))
+@feature("log_depth_{levels}", "ln(1 + Qb + Qa) over {levels} best levels", "log size", "common", levels=(1,5,10,"all"))
 def log_depth(
     m:Market, # The market
     levels, # Levels from the best, or `all`
@@ -138,7 +138,7 @@ def log_depth(
     "Logarithm of the size in the book"
     return np.log1p(_piled(m, "ask", levels) + _piled(m, "bid", levels))
 
-@feature("log_depth_{side}_{levels}", "ln(1 + size) of the {side}s over {levels} level(s)", "log size", "common", side=SIDES, levels=(1,5,"all"))
+@feature("log_depth_{side}_{levels}", "ln(1 + size) of the {side}s over {levels} best levels", "log size", "common", side=SIDES, levels=(1,5,"all"))
 def log_side_depth(
     m:Market, # The market
     side:str, # `bid` or `ask`
@@ -147,7 +147,7 @@ def log_side_depth(
     "Logarithm of the size on one side"
     return np.log1p(_piled(m, side, levels))
 
-@feature("rel_depth_{side}_{levels}", "Q/mean of Q over 60 s - 1, Q the {side}s' size over {levels} level(s)", "1", "common",
+@feature("rel_depth_{side}_{levels}", "Q/mean of Q over 60 s - 1, Q the {side}s' size over {levels} best levels", "1", "common",
          lambda **s: DEPTH_WINDOW, side=SIDES, levels=(1,5,"all"))
 def relative_depth(
     m:Market, # The market
@@ -283,7 +283,7 @@ def book_pressure(
     return np.where(m.mid > 0, ratio(b - a, b + a), 0.)
 
 # %% ../../nbs/market/01_book_features.ipynb #0c5ef6f4
-@feature("herf_{side}_{levels}", "sum of q^2/(sum of q)^2 of the {side}s over {levels} levels", "1", "Herfindahl index", side=(*SIDES,"both"), levels=(5,"all"))
+@feature("herf_{side}_{levels}", "sum of q^2/(sum of q)^2, {side} side(s), {levels} levels", "1", "Herfindahl index", side=(*SIDES,"both"), levels=(5,"all"))
 def concentration(
     m:Market, # The market
     side:str, # `bid`, `ask` or `both`
@@ -331,7 +331,7 @@ HALF = .5 # Of the mean size of a side: what `impact` trades
 def _impact(m, side, levels):
     return m.keep(("impact", side, levels), lambda: walk_cost(m, side, HALF*_usual(m, None, levels), levels))
 
-@feature("impact_{side}_{levels}", f"cost of taking {HALF} x mean size per side of {{levels}} levels over 60 s from the {{side}}s, less m", "bps", "common",
+@feature("impact_{side}_{levels}", f"cost of taking {HALF} x mean size per side of {{levels}} levels over 60 s, mean price paid on the {{side}} side(s), less m", "bps", "common",
          lambda **s: DEPTH_WINDOW, side=(*SIDES,"both"), levels=(5,"all"))
 def impact_proxy(
     m:Market, # The market

@@ -119,7 +119,7 @@ def _book(f, about):
     parts += [f"{_SIDES[f.side('sign_acf_1')]}: autocorrelation {f.text('sign_acf_1')} from one second with trades to the next."]*f.have("sign_acf_1")
     return f"**Book and trades.** {' '.join(parts)}" if parts else ""
 
-# %% ../../nbs/market/14b_fact_words.ipynb #738d29db
+# %% ../../nbs/market/14b_fact_words.ipynb #89b7fd17
 def outside(
     table:pd.DataFrame, # Facts of one symbol, raw returns
 )->str: # One sentence
@@ -127,7 +127,7 @@ def outside(
     t = table[table.inside.notna()]
     if not len(t): return "**Published ranges.** No fact that has one could be measured."
     off = t[~t.inside.astype(bool)]
-    exact = lambda r: number(r.value) + (f" [{number(r.lo)}, {number(r.hi)}]" if r.hi > r.lo else "")
+    exact = lambda r: number(r.value) + (f" [{number(r.lo)}, {number(r.hi)}]" if r.hi > r.lo else ", without an interval")
     near = lambda r: ", within its interval" if r.hi >= r.published_lo and r.lo <= r.published_hi else ""
     parts = [f"{r.fact}: {exact(r)} (published: {number(r.published_lo)} to {number(r.published_hi)}{near(r)})" for r in off.itertuples()]
     return f"**Published ranges.** {len(t) - len(off)} of {len(t)} facts lie inside theirs." + (f" Outside: {'; '.join(parts)}." if parts else "")

@@ -26,7 +26,7 @@ def _depth(m, levels): # mean of both sides, from the best level down
     last = lambda: (m.ask_sz[:,levels-1] + m.bid_sz[:,levels-1])/2
     return m.keep(("depth", levels), lambda: last() if levels == 1 else _depth(m, levels-1) + last())
 
-@feature("ofi_{levels}_{window}", "sum of OFI over {levels} level(s) and {window} s / mean depth", "1",
+@feature("ofi_{levels}_{window}", "sum of OFI over the {levels} best levels and {window} s / mean depth", "1",
          "Cont, Kukanov, Stoikov 2014; Xu, Gould, Howison 2019", lambda window, **s: max(window, DEPTH_WINDOW),
          "flow", levels=(1,5,10), window=(1,5,10,30,60))
 def order_flow(
