@@ -331,7 +331,7 @@ HALF = .5 # Of the mean size of a side: what `impact` trades
 def _impact(m, side, levels):
     return m.keep(("impact", side, levels), lambda: walk_cost(m, side, HALF*_usual(m, None, levels), levels))
 
-@feature("impact_{side}_{levels}", f"cost of taking {HALF} x mean size per side of {{levels}} levels over 60 s, mean price paid on the {{side}} side(s), less m", "bps", "common",
+@feature("impact_{side}_{levels}", f"mean price of {HALF} x the mean size per side of {{levels}} levels, taken on side(s) {{side}}, less m", "bps", "common",
          lambda **s: DEPTH_WINDOW, side=(*SIDES,"both"), levels=(5,"all"))
 def impact_proxy(
     m:Market, # The market
