@@ -209,3 +209,12 @@ def test_wrong_input_gets_a_sentence(grid):
     with pytest.raises(ParameterError, match="must increase"): features(grid.iloc[::-1])
     with pytest.raises(ParameterError, match="holds no book"): features(grid[["segment"]])
     with pytest.raises(ParameterError, match="There is a feature spread already"): feature("spread", "", "1", "")(lambda m: m.mid)
+
+
+def test_a_notebook_that_runs_after_its_module_leaves_the_family_as_it_was(monkeypatch):
+    "Notebooks that run in one process enter their functions anew, as of `__main__`; their features were of the family `__main__` from then on"
+    monkeypatch.setitem(FEATURES, "spread", FEATURES["spread"])
+    def spread(m): return m.mid
+    spread.__module__, spread.__qualname__ = "__main__", FEATURES["spread"].make.__qualname__
+    feature("spread", "a - b", "bps", "common")(spread)
+    assert FEATURES["spread"].make is spread and FEATURES["spread"].family == "book"

@@ -396,3 +396,18 @@ def test_neither_ridge_nor_trees_forecast_the_null():
     assert scores.shape == (8, 12)
     assert (np.abs(scores.mean(1)) < 4 / 12**.5).all(), t
     assert np.abs(scores).max() < 4.5 and .6 < scores.std() < 1.4
+
+
+def test_saved_states_do_not_depend_on_the_patch_version_of_python(tmp_path):
+    "numpy's own writer marks entries as zip64 in some versions of Python and not in others: the hash of data/ changed, the data did not"
+    import zipfile
+
+    from lobresearch.data.simulate import _write_npz
+    a = dict(x=np.arange(1000), name=np.array("SIM"))
+    _write_npz(tmp_path / "a.npz", **a)
+    back = np.load(tmp_path / "a.npz")
+    assert all(np.array_equal(back[k], v) for k, v in a.items())
+    raw = (tmp_path / "a.npz").read_bytes()
+    at = [i.header_offset for i in zipfile.ZipFile(tmp_path / "a.npz").infolist()]
+    assert [raw[i + 4] for i in at] == [20, 20]  # version needed to read: plain zip
+    assert all(i.date_time == (1980, 1, 1, 0, 0, 0) and i.create_system == 3 for i in zipfile.ZipFile(tmp_path / "a.npz").infolist())

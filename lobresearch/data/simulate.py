@@ -6,9 +6,11 @@
 __all__ = ['VENUE', 'TICK', 'LOT', 'PLACES', 'DELAY', 'DAY', 'HOUR', 'CHUNK', 'MARKETS', 'Market', 'market', 'chunks', 'branch',
            'saved_seconds', 'States', 'read_states', 'read_hidden', 'write_simulated', 'make_simulated']
 
-# %% ../../nbs/data/04_simulate.ipynb #dced0a12
+# %% ../../nbs/data/04_simulate.ipynb #c07bfcd1
+import io
 import json
 import math
+import zipfile
 import zlib
 from concurrent.futures import ProcessPoolExecutor
 from itertools import islice
@@ -114,7 +116,7 @@ def _write_books(path, symbol, day0, end, pieces, carry, level):
             count += here
     return kept, carry, count
 
-# %% ../../nbs/data/04_simulate.ipynb #0fb9486c
+# %% ../../nbs/data/04_simulate.ipynb #a75fdaa6
 class States(NamedTuple):
     "Saved states of one symbol, in order of time"
     ts: np.ndarray # (n,) int64 local microseconds at whole seconds
@@ -125,11 +127,20 @@ class States(NamedTuple):
     symbol: str # Whose
     par: NamedTuple # Parameters it ran with
 
+def _write_npz(path, **arrays):
+    "As `numpy.savez_compressed`, but the same bytes whatever the Python: its zip headers changed between patch versions"
+    with zipfile.ZipFile(path, "w") as z:
+        for name, a in arrays.items():
+            entry, raw = zipfile.ZipInfo(f"{name}.npy"), io.BytesIO() # dated 1980
+            entry.compress_type, entry.create_system, entry.external_attr = zipfile.ZIP_DEFLATED, 3, 0o600 << 16
+            np.lib.format.write_array(raw, np.asanyarray(a), allow_pickle=False)
+            z.writestr(entry, raw.getvalue())
+
 def _write_states(path, symbol, par, day0, kept):
     "Write the saved states of a run"
     slot, book, k, z = (np.concatenate([getattr(r, name) for r in kept]) for name in ("when", "saved_book", "saved_k", "saved_z"))
-    np.savez_compressed(path, ts=day0 + slot * 250_000, slot=slot, book=book.astype(np.int32), k=k, z=z,
-                        symbol=np.array(symbol), par=np.array(json.dumps(par._asdict())))
+    _write_npz(path, ts=day0 + slot * 250_000, slot=slot, book=book.astype(np.int32), k=k, z=z,
+               symbol=np.array(symbol), par=np.array(json.dumps(par._asdict())))
 
 def _write_hidden(path, day0, first, kept):
     "Write the hidden state at each whole second of a day"

@@ -210,7 +210,8 @@ def feature(
             old = FEATURES.get(key)
             require(old is None or old.make.__qualname__ == f.__qualname__,
                     f"There is a feature {key} already; give the new one another name.")
-            kind = family or f.__module__.rpartition(".")[2].removesuffix("_features")
+            here = f.__module__.rpartition(".")[2].removesuffix("_features")
+            kind = family or (old.family if old and here == "__main__" else here) # a notebook that runs keeps what its module said
             FEATURES[key] = Feature(formula.format(**s), unit, source, int(warmup(**s)), levels, f, s, kind, tuple(needs))
         return f
     return enter
