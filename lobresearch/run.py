@@ -230,6 +230,7 @@ def scrub(
 ): # The same notebook
     "Remove all that differs between two equal runs"
     nb.metadata.pop("papermill", None)
+    nb.metadata.get("language_info", {}).pop("version", None) # of Python; the appendix names it
     for i,c in enumerate(nb.cells):
         c["id"] = f"cell-{i}"
         c.metadata = type(c.metadata)({k: v for k,v in c.metadata.items() if k in ("tags", "mystnb")})

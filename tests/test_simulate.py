@@ -402,9 +402,9 @@ def test_saved_states_do_not_depend_on_the_patch_version_of_python(tmp_path):
     "numpy's own writer marks entries as zip64 in some versions of Python and not in others: the hash of data/ changed, the data did not"
     import zipfile
 
-    from lobresearch.data.simulate import _write_npz
+    from lobresearch.data.simulate import write_npz
     a = dict(x=np.arange(1000), name=np.array("SIM"))
-    _write_npz(tmp_path / "a.npz", **a)
+    write_npz(tmp_path / "a.npz", **a)
     back = np.load(tmp_path / "a.npz")
     assert all(np.array_equal(back[k], v) for k, v in a.items())
     raw = (tmp_path / "a.npz").read_bytes()

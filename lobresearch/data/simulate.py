@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['VENUE', 'TICK', 'LOT', 'PLACES', 'DELAY', 'DAY', 'HOUR', 'CHUNK', 'MARKETS', 'Market', 'market', 'chunks', 'branch',
-           'saved_seconds', 'States', 'read_states', 'read_hidden', 'write_simulated', 'make_simulated']
+           'saved_seconds', 'States', 'write_npz', 'read_states', 'read_hidden', 'write_simulated', 'make_simulated']
 
 # %% ../../nbs/data/04_simulate.ipynb #c07bfcd1
 import io
@@ -116,7 +116,7 @@ def _write_books(path, symbol, day0, end, pieces, carry, level):
             count += here
     return kept, carry, count
 
-# %% ../../nbs/data/04_simulate.ipynb #a75fdaa6
+# %% ../../nbs/data/04_simulate.ipynb #6e16fe8a
 class States(NamedTuple):
     "Saved states of one symbol, in order of time"
     ts: np.ndarray # (n,) int64 local microseconds at whole seconds
@@ -127,7 +127,10 @@ class States(NamedTuple):
     symbol: str # Whose
     par: NamedTuple # Parameters it ran with
 
-def _write_npz(path, **arrays):
+def write_npz(
+    path, # File ending in .npz
+    **arrays, # By name
+):
     "As `numpy.savez_compressed`, but the same bytes whatever the Python: its zip headers changed between patch versions"
     with zipfile.ZipFile(path, "w") as z:
         for name, a in arrays.items():
@@ -139,8 +142,8 @@ def _write_npz(path, **arrays):
 def _write_states(path, symbol, par, day0, kept):
     "Write the saved states of a run"
     slot, book, k, z = (np.concatenate([getattr(r, name) for r in kept]) for name in ("when", "saved_book", "saved_k", "saved_z"))
-    _write_npz(path, ts=day0 + slot * 250_000, slot=slot, book=book.astype(np.int32), k=k, z=z,
-               symbol=np.array(symbol), par=np.array(json.dumps(par._asdict())))
+    write_npz(path, ts=day0 + slot * 250_000, slot=slot, book=book.astype(np.int32), k=k, z=z,
+              symbol=np.array(symbol), par=np.array(json.dumps(par._asdict())))
 
 def _write_hidden(path, day0, first, kept):
     "Write the hidden state at each whole second of a day"
