@@ -18,7 +18,8 @@ from lobresearch.data.grid import ingest, load_grid, write_grid
 from lobresearch.data.simulate import make_simulated
 from lobresearch.forecast.baselines import fit_ridge, predict_ridge
 from lobresearch.forecast.nets import build
-from lobresearch.forecast.training import Run, _cast, huber, predict_dense, prepare, step, stretches, validate
+from lobresearch.forecast.rows import prepare, stretches
+from lobresearch.forecast.training import Run, _cast, huber, predict_dense, step, validate
 from lobresearch.market.features import features, select
 from lobresearch.market.labels import labels
 from lobresearch.market.splits import chronological

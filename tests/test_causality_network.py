@@ -8,7 +8,8 @@ import torch
 from lobresearch.forecast import baselines
 from lobresearch.forecast.nets import build
 from lobresearch.forecast.inputs import KINDS, fit_inputs, make_inputs
-from lobresearch.forecast.training import fit, predict_dense, prepare
+from lobresearch.forecast.rows import prepare
+from lobresearch.forecast.training import fit, predict_dense
 from lobresearch.market.features import features, random_grid
 from lobresearch.market.labels import labels
 from lobresearch.market.splits import chronological

@@ -7,7 +7,8 @@ from hypothesis import given, settings, strategies as st
 
 from lobresearch.errors import ParameterError, TooShortError
 from lobresearch.forecast.nets import build
-from lobresearch.forecast.training import Rows, Run, epoch, fit, gather, huber, predict_dense, prepare, runs, step, stretches
+from lobresearch.forecast.rows import Rows, gather, prepare, runs, stretches
+from lobresearch.forecast.training import Run, epoch, fit, huber, predict_dense, step
 from lobresearch.market.features import random_grid
 from lobresearch.market.splits import chronological
 

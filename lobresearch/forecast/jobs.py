@@ -19,7 +19,8 @@ from .classical import CLASSICAL
 from .nets import NETS, build, save_model, weights
 from .items import fingerprint, item_key, status
 from .scoring import COLUMNS
-from .training import fit, predict_dense, prepare
+from .rows import prepare
+from .training import fit, predict_dense
 from ..market.features import features, select, warmup
 from ..market.labels import labels
 from ..market.splits import SECOND, enough, load_split
@@ -33,7 +34,7 @@ LEAST = dict(train=600, valid=60, test=60) # Rows of each role without which not
 def code_fingerprint()->str:
     "Hash of the modules that forecasts depend on"
     market = ("registry","book_features","trade_features","price_features","features","labels","splits","images")
-    forecast = ("inputs","blocks","dense","deeplob","tcn","recurrent","transformer","nets","training","baselines","classical","jobs")
+    forecast = ("inputs","rows","blocks","dense","deeplob","tcn","recurrent","transformer","nets","training","baselines","classical","jobs")
     names = ("data.book","data.seconds","data.grid", *(f"market.{n}" for n in market), *(f"forecast.{n}" for n in forecast))
     return fingerprint(*(importlib.import_module(f"lobresearch.{n}").__file__ for n in names))
 
