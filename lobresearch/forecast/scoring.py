@@ -148,7 +148,7 @@ def _ceilings(ax, c):
 
 def _first_legend(axs): return next((hl for ax in axs.flat if (hl := ax.get_legend_handles_labels())[0]), ([], []))
 
-# %% ../../nbs/forecast/06_scoring.ipynb #464fdf69
+# %% ../../nbs/forecast/06_scoring.ipynb #3605e9cc
 def fig_learning(
     history:pd.DataFrame, # symbol, model, seed, epoch, train_loss, loss, correlation
     symbol:str|None=None, # Whose networks; the first when None
@@ -158,7 +158,7 @@ def fig_learning(
     "Loss and validation correlation by epoch, a line a seed, the chosen epoch marked"
     H = history[history.symbol == (symbol or history.symbol.iloc[0])]
     nets = ordered(H.model); across = min(across, len(nets)); down = -(-len(nets)//across)
-    fig, axs = plt.subplots(2*down, across, figsize=(WIDTH*max(across, 1.6)/4, 1.9*down), sharex=True, squeeze=False)
+    fig, axs = plt.subplots(2*down, across, figsize=(WIDTH*max(across, 1.6)/4, 1.9*down), sharex=True, sharey="row", squeeze=False)
     for k,m in enumerate(nets): _curves(axs[2*(k//across), k%across], axs[2*(k//across)+1, k%across], H[H.model == m], m, select)
     for ax in axs.flat:
         if not ax.has_data(): ax.set_visible(False)
@@ -173,7 +173,7 @@ def _curves(top, low, H, m, select):
         top.plot(h.epoch, h.train_loss, color=OKABE_ITO["sky"], lw=1, label="training" if k == 0 else None)
         top.plot(h.epoch, h.loss, color=OKABE_ITO["blue"], lw=1, label="validation" if k == 0 else None)
         low.plot(h.epoch, h.correlation, color=OKABE_ITO["blue"], lw=1); low.plot(best.epoch, best.correlation, "o", ms=3.5, color=OKABE_ITO["blue"])
-    top.set_title(label(m), fontsize=7.5)
+    top.set_title(label(m).replace(", ", ",\n"), fontsize=7.5)
 
 # %% ../../nbs/forecast/06_scoring.ipynb #23bf0ff7
 def calibration(
