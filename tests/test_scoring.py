@@ -8,7 +8,8 @@ from sklearn.linear_model import Ridge
 
 from lobresearch.errors import ParameterError, TooShortError
 from lobresearch.forecast.baselines import fit_ridge, predict_ridge, solve, standardise
-from lobresearch.forecast.scoring import COLUMNS, calibration, fig_calibration, fig_learning, fig_scores, pairs, score, score_table
+from lobresearch.forecast.scoring import COLUMNS, calibration, fig_calibration, fig_learning, fig_scores, pairs, rows_of, score, score_table
+from lobresearch.plots import FAMILY, label
 
 SEC = 1_000_000
 
@@ -144,12 +145,49 @@ def test_calibration_is_by_hand():
     assert len(calibration(np.arange(9.), np.zeros(9), bins=3, block=1)) == 1  # equal forecasts cannot be told apart
 
 
+def test_the_same_second_twice_is_refused_only_where_it_is_scored():
+    P, Y = study(50)
+    both = pd.concat([P, P[P.model == "ridge"].assign(split="oof")])  # an out-of-fold forecast of the same second is another split
+    assert len(score_table(both, Y, block=10, n_boot=10)) == 4
+
+
+def test_a_model_that_is_missing_for_a_horizon_leaves_the_others_alone():
+    P, Y = study()
+    part = P[~((P.model == "deeplob_tcn") & (P.horizon == 60))]
+    T = score_table(part, Y, block=100, n_boot=50)
+    assert list(zip(T.model, T.horizon)) == [("ridge", 10), ("deeplob_tcn", 10), ("ridge", 60)]
+    whole = score_table(P, Y, block=100, n_boot=50)
+    pd.testing.assert_frame_equal(T[T.horizon == 10], whole[whole.horizon == 10])
+
+
 def test_the_figures_show_what_their_tables_say():
     P, Y = study()
     T = score_table(P, Y, block=100, n_boot=50)
-    fig, t = fig_scores(T, pd.DataFrame(dict(symbol=["S"], horizon=[10], ceiling=[.5], ceiling_se=[.01])))
-    assert len(t) == 4 and len(fig.axes) == 1 and "ceiling, ± 2 se" in fig.axes[0].get_legend_handles_labels()[1]
+    fig, t = fig_scores(T, pd.DataFrame(dict(symbol=["S"], horizon=[10], ceiling=[.5], ceiling_se=[.01])), {("S", 10): "ridge"})
+    assert len(t) == 4 and len(fig.axes) == 2
+    assert "ceiling, ± 2 se" in fig.axes[0].get_legend_handles_labels()[1] and not fig.axes[1].get_legend_handles_labels()[1]
     fig, t = fig_calibration(P, Y, block=100)
     assert set(zip(t.model, t.horizon)) == {("ridge", 10), ("ridge", 60), ("deeplob_tcn", 10), ("deeplob_tcn", 60)} and t.n.sum() == 4*3000
-    H = pd.DataFrame(dict(symbol="S", seed=1, epoch=[1, 2], train_loss=[.5, .4], loss=[.5, .45], correlation=[.1, .2]))
-    assert len(fig_learning(H)[1]) == 2
+    with pytest.raises(ParameterError, match="None of the models"): fig_calibration(P, Y, ("forest",))
+
+
+def test_every_row_of_a_figure_bears_its_model_s_name_and_score():
+    T = pd.concat([pd.DataFrame(dict(symbol=[s], horizon=[h], model=[m], pearson=[.1*k], pearson_lo=[.1*k-.05], pearson_hi=[.1*k+.05]))
+                   for s in ("A", "B") for h in (10, 60) for k, m in enumerate(FAMILY, 1) if not (s == "B" and m == "ridge")])
+    fig, _ = fig_scores(T)
+    at = rows_of(FAMILY)
+    assert [x.get_text() for x in fig.axes[0].get_yticklabels()] == [label(m) for m in at] and fig.axes[0].get_yticks().tolist() == list(at.values())
+    dots = {line.get_ydata()[0]: line.get_xdata()[0] for line in fig.axes[0].lines if line.get_marker() not in ("None", None, "")}
+    assert dots == {at[m]: pytest.approx(.1*k) for k, m in enumerate(FAMILY, 1)}
+    assert at["ridge"] - at["ridge_ofi"] == 1 and at["lightgbm"] - at["logistic"] > 2  # families stand apart
+
+
+@pytest.mark.parametrize("select, kept", [("correlation", 3), ("loss", 2)])
+def test_the_learning_curves_mark_the_epoch_that_was_kept(select, kept):
+    nets = ("tcn", "lstm", "deeplob_tcn", "transformer", "hierarchical")
+    H = pd.DataFrame([dict(symbol=s, model=m, seed=k, epoch=e, train_loss=1/e, loss=abs(e-2)+.5, correlation=-abs(e-3))
+                      for s in "ST" for m in nets for k in (1, 2) for e in (1, 2, 3, 4)])
+    fig, t = fig_learning(H, "T", select)
+    assert set(t.symbol) == {"T"} and len(t) == 5*2*4
+    marks = [line.get_xdata()[0] for ax in fig.axes for line in ax.lines if line.get_marker() == "o"]
+    assert marks == [kept]*10 and [ax.get_title() for ax in fig.axes if ax.get_title()] == ["LSTM", "TCN", "DeepLOB-TCN", "Transformer", "two-scale TCN"]

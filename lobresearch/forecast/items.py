@@ -205,7 +205,7 @@ def _spread(fn, jobs, team, bar=lambda text: None):
             if deaths[i] <= team.again: queue.append(job); continue
             yield i, None, "its worker process died" + f", {deaths[i]} times"*(team.again > 0) + " (killed, or out of memory); what other items finished is kept, so run again"
 
-# %% ../../nbs/forecast/04_items.ipynb #2ca14169
+# %% ../../nbs/forecast/04_items.ipynb #0f2c35b0
 def map_items(
     fn, # Function of (item, folder) to what JSON can hold
     items, # Dictionaries that JSON can hold
@@ -220,11 +220,13 @@ def map_items(
     require(workers >= 1, f"workers must be 1 or more; got {workers}.")
     require(cluster in CLUSTERS or ":" in cluster, f"cluster must be {', '.join(CLUSTERS)}, or the address of a Dask scheduler such as tcp://host:8786; got {cluster!r}.")
     with tempfile.TemporaryDirectory() as d:
-        folder = [Path(keep or d)/item_key(i) for i in items]
+        home = Path(keep or d).absolute()
+        home.mkdir(parents=True, exist_ok=True)
+        folder = [home/item_key(i) for i in items]
         require(len(set(folder)) == len(items), "Two items are equal; each needs something of its own, such as its seed.")
         results.update({i: r for i,f in enumerate(folder) if (r := _read(f)) is not None})
         jobs = [(i, items[i], str(folder[i])) for i in range(len(items)) if i not in results]
-        for i, result, error in _work(fn, jobs, executor or cluster, workers, keep or d, what):
+        for i, result, error in _work(fn, jobs, executor or cluster, workers, home, what):
             if error is None: results[i] = result
             else: failed[i] = f"{_name(items[i])} ({folder[i].name}): {error}"
     require(not failed, f"{len(failed)} of {len(items)} {what} failed, the others are done:\n" + "\n".join(failed[i] for i in sorted(failed)), LobError)

@@ -108,7 +108,7 @@ def pairs(
     put = lambda v, w: pd.Series(v, index=w.index).reindex(ts).to_numpy()
     return ts, {(m,h): (put(w["y"].to_numpy(), w), put(y_hat, w)) for h,w in got.items() for m,y_hat in ensemble(w).items()}
 
-# %% ../../nbs/forecast/06_scoring.ipynb #75ae5bfc
+# %% ../../nbs/forecast/06_scoring.ipynb #32c3d352
 def rows_of(
     models, # Models in any order
 )->dict: # Model to its height, families a little apart
@@ -125,13 +125,14 @@ def fig_scores(
     "Correlation with the raw return, with intervals: a row a model, a panel a symbol and horizon"
     shown = table[table.pearson.notna()]
     at, symbols, horizons = rows_of(shown.model), list(dict.fromkeys(table.symbol)), sorted(table.horizon.unique())
-    fig, axs = plt.subplots(len(symbols), len(horizons), figsize=(WIDTH, .8 + (.35 + .155*max(at.values(), default=1))*len(symbols)), sharex="row", sharey=True, squeeze=False)
+    tall = .8 + (.35 + .155*max(at.values(), default=1))*len(symbols)
+    fig, axs = plt.subplots(len(symbols), len(horizons), figsize=(WIDTH, tall), sharex="row", sharey=True, squeeze=False)
     for (i,s),(j,h) in ((a,b) for a in enumerate(symbols) for b in enumerate(horizons)):
         ax = axs[i,j]
         if ceiling is not None: _ceilings(ax, ceiling[(ceiling.symbol == s) & (ceiling.horizon == h)])
         for r in shown[(shown.symbol == s) & (shown.horizon == h)].itertuples(): _dot(ax, r, at[r.model], r.model == (marked or {}).get((s,h)))
         ax.axvline(0, color="k", lw=.6, zorder=0); ax.set_title(f"{s}, {h} s")
-        ax.set(yticks=list(at.values()), ylim=(max(at.values(), default=0) + .7, -.7)); ax.set_yticklabels([label(m) for m in at]); ax.tick_params(axis="y", length=0)
+        ax.set_yticks(list(at.values()), [label(m) for m in at]); ax.set_ylim(max(at.values(), default=0) + .7, -.7); ax.tick_params(axis="y", length=0)
     fig.supxlabel("correlation with the raw return", fontsize=8.5)
     if ceiling is not None and len(ceiling): fig.legend(*_first_legend(axs), loc="outside upper right")
     return fig, table[["symbol","horizon","model","pearson","pearson_lo","pearson_hi"]]
@@ -194,7 +195,7 @@ def calibration(
         rows.append(dict(forecast=y_hat[m].mean(), realised=y[m].mean(), se=float(np.sqrt((off**2).sum())/m.sum()), n=int(m.sum())))
     return pd.DataFrame(rows)
 
-# %% ../../nbs/forecast/06_scoring.ipynb #1df0d4f9
+# %% ../../nbs/forecast/06_scoring.ipynb #8dd85257
 def fig_calibration(
     predictions:pd.DataFrame, # Long table of forecasts
     labels:dict, # Symbol to raw labels
@@ -214,7 +215,8 @@ def fig_calibration(
             c = calibration(w["y"].to_numpy(), say[m], bins, block); tables.append(c.assign(symbol=s, horizon=h, model=m))
             ax.errorbar(c.forecast, c.realised, 2*c.se, fmt=f"{marker(m)}-", ms=3, lw=1, capsize=2, color=color(m), label=label(m))
         reach = np.abs(ax.get_xlim()).max(); ax.plot([-reach,reach], [-reach,reach], "k--", lw=.7, zorder=0)
-        ax.set_title(f"{s}, {h} s"); ax.legend(fontsize=6.5)
+        ax.set_title(f"{s}, {h} s")
+        if ax.get_legend_handles_labels()[0]: ax.legend(fontsize=6.5)
     fig.supxlabel("forecast, bps", fontsize=8.5); fig.supylabel("mean return that followed, bps", fontsize=8.5)
     require(tables, f"None of the models to be shown has forecasts for the split {split!r}.")
     return fig, pd.concat(tables)[["symbol","horizon","model","forecast","realised","se","n"]]
