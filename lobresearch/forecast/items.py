@@ -187,14 +187,16 @@ def _team(cluster, workers, keep, stack):
 def _inline(fn, jobs):
     for i, item, folder in jobs: yield i, *_one(fn, item, folder)
 
-# %% ../../nbs/forecast/04_items.ipynb #1ebac137
+# %% ../../nbs/forecast/04_items.ipynb #806dd226
 def _says(folder): return (Path(folder)/"status").read_text() if (Path(folder)/"status").is_file() else ""
 
 def _spread(fn, jobs, team, bar=lambda text: None):
     "Hand out jobs and yield them as they finish; the job of a worker that died is handed out again"
     queue, out, deaths = deque(jobs), {}, Counter()
     while queue or out:
-        while queue and team.room(len(out)): out[team.submit(_one, fn, *queue[0][1:])] = queue.popleft()
+        while queue and team.room(len(out)):
+            job = queue.popleft()
+            out[team.submit(_one, fn, *job[1:])] = job
         if not out: time.sleep(.2); continue # the cluster is without workers for now
         ready, _ = wait(out, timeout=1, return_when=FIRST_COMPLETED)
         bar("; ".join(t for *_, folder in out.values() if (t := _says(folder))))

@@ -14,7 +14,7 @@ from ..errors import TooShortError, require
 from .inputs import fit_inputs, make_inputs
 from ..market.labels import ema_label, labels
 
-# %% ../../nbs/forecast/00a_rows.ipynb #861cee86
+# %% ../../nbs/forecast/00a_rows.ipynb #141b7451
 TARGETS = ("raw", "ema")
 
 class Rows(NamedTuple):
@@ -49,9 +49,9 @@ def prepare(
     grid:pd.DataFrame, # A grid
     split:pd.DataFrame, # ts and role, from `splits`; seconds it lacks play no part
     horizons=(10, 60), # Seconds
-    inputs:str="book+features", # See `inputs.KINDS`
+    inputs:str="book+features", # Parts joined by +, see `inputs.parts`
     levels:int=10, # Levels of the book on each side
-    names=None, # Features for the further pages
+    names=None, # Features that stand for the plain part `features`
     target:str="raw", # What is trained on: raw, or ema, the label smoothed over the seconds before
     ema_alpha:float=.2, # Weight of the newest label in the smoothing
     hidden=None, # Hidden state of a simulation, for inputs that hold the part `hidden`
@@ -62,15 +62,15 @@ def prepare(
     y = labels(grid, horizons).to_numpy()
     have = np.isfinite(y[train]).sum(0)
     require(have.size > 0 and have.min() >= 2, f"Training needs labels; of {train.sum()} training rows {have.min() if have.size else 0} have one.", TooShortError)
-    state, scale = fit_inputs(grid, train, inputs, levels, names), np.nanstd(y[train], 0)
+    state, scale = fit_inputs(grid, train, inputs, levels, names, hidden), np.nanstd(y[train], 0)
     scale = np.where(scale > 0, scale, 1.)
     ts, segment = grid.index.to_numpy(np.int64), grid["segment"].to_numpy(np.int64)
     t = smoothed(ts, segment, role, y, target, ema_alpha)
-    x = torch.from_numpy(np.ascontiguousarray(make_inputs(grid, state).transpose(1, 2, 0)))
+    x = torch.from_numpy(np.ascontiguousarray(make_inputs(grid, state, hidden).transpose(1, 2, 0)))
     y, t = (None if v is None else torch.from_numpy((v/scale).astype(np.float32)) for v in (y, t))
     return Rows(ts, segment, role, x, y, scale, tuple(horizons), state, t)
 
-# %% ../../nbs/forecast/00a_rows.ipynb #6f7c3c8a
+# %% ../../nbs/forecast/00a_rows.ipynb #173711ea
 def pool(
     rows, # `Rows`, one for each symbol
     names, # Symbols, one for each
@@ -87,7 +87,7 @@ def pool(
     segment = np.cumsum((np.diff(segment, prepend=segment[:1]) != 0) | (np.diff(part, prepend=0) != 0))
     return Rows(ts, segment, role, x, y, np.stack([r.scale for r in rows]), rows[0].horizons, dict(zip(names, (r.state for r in rows))), t, part, names)
 
-def _columns_of(rows): return tuple(rows.state.get("features", ()))
+def _columns_of(rows): return rows.state.get("kind"), tuple(rows.state.get("features", ()))
 
 def in_bps(
     rows:Rows, # What was forecast
