@@ -140,18 +140,30 @@ def timings(
             f"<tr><td>sum</td><td style='text-align:right'>{sum(have.values()):.1f}</td></tr></table>"
             "<p><a href='appendix.html'>Back to the appendix</a></p>")
 
-# %% ../nbs/04_report.ipynb #ae1e1203
-def _write_page(path, src):
-    "One page into the layout; the answer becomes the front page and lists the others"
-    front = path.stem.endswith("_answer")
+# %% ../nbs/04_report.ipynb #90931f09
+def _pages(folder):
+    "Executed notebooks that are pages, in order: those whose first cell is not tagged as a helper's"
+    have = sorted((Path(folder)/"reports"/"notebooks").glob("[0-9][0-9]*_*.ipynb"))
+    return [p for p in have if "helper" not in nbformat.read(p, as_version=4).cells[0].metadata.get("tags", [])]
+
+def _below(path, pages):
+    "Pages that stand below a page: 05c_where below 05_forecast"
+    return [p for p in pages if path.stem[2] == "_" and p.stem[:2] == path.stem[:2] and p.stem[2] != "_"]
+
+def _toctree(names, *options):
+    return nbformat.v4.new_markdown_cell("```{toctree}\n" + "".join(f":{o}\n" for o in options) + "\n" + "\n".join(names) + "\n```", id="toctree")
+
+def _write_page(path, src, pages):
+    "One page into the layout; the answer becomes the front page and lists the chapters, a chapter lists the pages below it"
+    front, below = path.stem.endswith("_answer"), _below(path, pages)
     nb = page(nbformat.read(path, as_version=4), "" if front else "../")
     if front:
-        others = [f"pages/{p.stem}" for p in sorted(path.parent.glob("[0-9][0-9]_*.ipynb")) if p != path]
-        toc = "\n".join([*others, "reference/index", "appendix", "bibliography"])
-        nb.cells.append(nbformat.v4.new_markdown_cell(f"```{{toctree}}\n:hidden:\n\n{toc}\n```", id="toctree"))
+        others = [f"pages/{p.stem}" for p in pages if p != path and not any(p in _below(q, pages) for q in pages)]
+        nb.cells.append(_toctree([*others, "reference/index", "appendix", "bibliography"], "hidden:"))
+    elif below: nb.cells.append(_toctree([p.stem for p in below], "caption: Further pages of this chapter", "maxdepth: 1"))
     nbformat.write(nb, src/"index.ipynb" if front else src/"pages"/path.name)
 
-# %% ../nbs/04_report.ipynb #1e0cea39
+# %% ../nbs/04_report.ipynb #d25b3c6c
 def lay_out(
     folder, # Repository root
 )->Path: # The folder laid out for Sphinx
@@ -160,10 +172,10 @@ def lay_out(
     shutil.rmtree(src, ignore_errors=True)
     shutil.copytree(folder/"reports"/"source", src)
     if (folder/"reports"/"figures").is_dir(): shutil.copytree(folder/"reports"/"figures", src/"figures")
-    pages = sorted((folder/"reports"/"notebooks").glob("[0-9][0-9]_*.ipynb"))
+    pages = _pages(folder)
     require(pages, "There is no page in reports/notebooks. Run `dvc repro` first.", LobError)
     (src/"pages").mkdir()
-    for p in pages: _write_page(p, src)
+    for p in pages: _write_page(p, src, pages)
     reference(folder, src/"reference")
     (src/"appendix.md").write_text(appendix(folder))
     return src

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['SUMS', 'NO_RUNS', 'DELAYS', 'grid_columns', 'Day', 'day_quality', 'ingest', 'grid_path', 'write_grid', 'grid_dates',
-           'read_quality', 'load_grid', 'ingest_all']
+           'read_quality', 'grid_parts', 'load_grid', 'ingest_all']
 
 # %% ../../nbs/data/06_grid.ipynb #bf95d04d
 import json
@@ -282,29 +282,39 @@ def _read_grid(path, columns):
     require(not missing, f"{path} has no column {', '.join(missing)}; it has {', '.join(have)}.")
     return pq.ParquetFile(path).read(columns=None if columns is None else ["ts", *columns]).to_pandas().set_index("ts")
 
-# %% ../../nbs/data/06_grid.ipynb #ac6ac921
-def load_grid(
+# %% ../../nbs/data/06_grid.ipynb #ccad9849
+def grid_parts(
     root, # Folder of all grids
     symbol:str, # Symbol
     columns:list|None=None, # Columns to read; all if None
     max_stale:int|None=None, # Longest seam between days, in seconds, that does not start a new segment; None: as the days were ingested
-)->pd.DataFrame: # Index `ts` (int64 us), rising
-    "The grid of a symbol over all its days, adjacent days joined"
+):
+    "Yield the grid of a symbol piece by piece, about a day at a time: joined, in order of time, with `segment` as the days had it"
     dates = grid_dates(root, symbol)
     if not dates: raise DataError(f"there is no grid of {symbol}. Run the data stage, or check the symbol.", Path(root)/f"symbol={symbol}")
     if max_stale is None: max_stale = min(read_quality(root, symbol, d).get("max_stale", 60) for d in dates)
     extra = ["stale", "segment"] + (["buy_vol", "sell_vol"] if columns and "vwap" in columns else [])
-    names = None if columns is None else list(dict.fromkeys([*columns, *extra]))
-    parts = []
+    names, a = None if columns is None else list(dict.fromkeys([*columns, *extra])), None
     for date in tqdm(dates, desc=f"load {symbol}", disable=None, delay=2):
         b = _read_grid(grid_path(root, symbol, date), names)
-        if parts:
-            if list(b.columns) != list(parts[-1].columns):
+        if a is not None:
+            if list(b.columns) != list(a.columns):
                 raise DataError("its columns are not those of the day before. Ingest all days with the same levels.", grid_path(root, symbol, date))
-            a, b = _merge(parts.pop(), b)
-            parts += [a, _seam(a, b, max_stale)]
-        parts.append(b)
-    grid = pd.concat([p for p in parts if len(p)]).sort_index()
+            a, b = _merge(a, b)
+            seam, late = _seam(a, b, max_stale), a.index >= b.index[0]
+            if late.any(): a, b = a[~late], pd.concat([a[late], b]).sort_index() # seconds of the next day that only this file has
+            yield from (p for p in (a, seam) if len(p))
+        a = b
+    yield a
+
+def load_grid(
+    root, # Folder of all grids
+    symbol:str, # Symbol
+    columns:list|None=None, # Columns to read; all if None
+    max_stale:int|None=None, # As in `grid_parts`
+)->pd.DataFrame: # Index `ts` (int64 us), rising
+    "The grid of a symbol over all its days, adjacent days joined"
+    grid = pd.concat(list(grid_parts(root, symbol, columns, max_stale)))
     grid["segment"] = segments(grid.index.to_numpy())
     return grid if columns is None else grid[list(columns)]
 

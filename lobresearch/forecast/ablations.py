@@ -7,7 +7,7 @@ __all__ = ['KEYS', 'SIZES', 'TITLES', 'PARTS', 'PART_WORDS', 'PART_COLORS', 'Var
            'fig_ablations', 'ablation_words', 'decompose', 'decomposition', 'fig_decomposition', 'decomposition_words',
            'fig_horizons', 'horizon_words']
 
-# %% ../../nbs/forecast/08a_ablations.ipynb #87eca784
+# %% ../../nbs/forecast/08a_ablations.ipynb #97fbbac0
 from typing import NamedTuple
 import matplotlib.pyplot as plt
 import numpy as np
@@ -16,9 +16,9 @@ from ..errors import require
 from ..evidence.bootstrap import MEASURES, MIN_BLOCKS, block_indices, block_starts, from_sums
 from .baselines import RIDGES
 from .nets import NETS
-from ..plots import COLORS, LABELS, OKABE_ITO, WIDTH
+from ..plots import COLORS, OKABE_ITO, WIDTH, color, label
 
-# %% ../../nbs/forecast/08a_ablations.ipynb #47b1e35a
+# %% ../../nbs/forecast/08a_ablations.ipynb #344d7bf6
 KEYS = ("question","model","base","net","train","horizons")
 SIZES = ("channels","hidden","trunk","depth","window","heads","layers","band")
 TITLES = {"input form": "Input form", "target": "Target of training", "memory": "TCN or LSTM", "scales": "One scale or two",
@@ -40,6 +40,7 @@ def expand(
     net:dict, # The study's inputs and arguments of the networks
     train:dict, # The study's parameters of training
     curve=(), # Seconds that `horizons: curve` stands for
+    per_model:dict|None=None, # Model to parameters of its own, over `net` and `train`
 )->dict: # Name to `Variant`
     "Variants in full"
     out = {}
@@ -48,29 +49,37 @@ def expand(
         require(not unknown, f"The variant {name} has the unknown entries {', '.join(unknown)}; a variant has {', '.join(KEYS)}.")
         require(v.get("model") in (*NETS, *RIDGES), f"The variant {name} needs a model; there are {', '.join((*RIDGES, *NETS))}. Got {v.get('model')}.")
         require(name not in (*NETS, *RIDGES), f"The variant {name} has the name of a model; call it something else.")
-        out[name] = _variant(name, v, dict(net), dict(train), tuple(curve))
+        out[name] = _variant(name, v, dict(net), dict(train), tuple(curve), per_model or {})
     return out
 
-def _variant(name, v, net, train, curve):
-    own, how, base, h = dict(v.get("net") or {}), dict(v.get("train") or {}), v.get("base", v["model"]), v.get("horizons") or ()
-    words = _changes(v["model"], base, {k: x for k,x in own.items() if net.get(k) != x}, {k: x for k,x in how.items() if train.get(k) != x}, net)
+def _variant(name, v, net, train, curve, per_model):
+    model, base, own, how, h = v["model"], v.get("base", v["model"]), dict(v.get("net") or {}), dict(v.get("train") or {}), v.get("horizons") or ()
+    net, train = ({**d, **per_model.get(model, {}).get(k, {})} for k,d in (("net", net), ("train", train)))
+    words = _changes(model, base, {k: x for k,x in own.items() if net.get(k) != x}, {k: x for k,x in how.items() if train.get(k) != x}, net, train, per_model)
     n = len(words) + bool(h)
-    require(n == 1, f"The variant {name} makes {n or 'no'} changes{' to ' + base if base else ''}; it must make one" + (f": {'; '.join(words)}." if n > 1 else "."))
-    if v["model"] in RIDGES: net, train = {}, {}
-    return Variant(v.get("question", "other"), v["model"], base, {**net, **own}, {**train, **how}, curve if h == "curve" else tuple(h), "".join(words), bool(own or how or h))
+    require(n == 1, f"The variant {name} makes {n or 'no'} changes to {base}; it must make one" + (f": {'; '.join(words)}." if words else "."))
+    if model in RIDGES: net, train = {}, {}
+    return Variant(v.get("question", "other"), model, base, {**net, **own}, {**train, **how}, curve if h == "curve" else tuple(h), "".join(words), bool(own or how or h))
 
-# %% ../../nbs/forecast/08a_ablations.ipynb #bface519
-def _changes(model, base, own, how, net):
+# %% ../../nbs/forecast/08a_ablations.ipynb #bca1d92b
+def _named(model, per_model, sizes=()):
+    "A model with what is its own, such as `TCN (channels 16)`"
+    own = {k: x for d in per_model.get(model, {}).values() for k,x in d.items()}
+    more = ", ".join(f"{k} {x}" for k,x in {**own, **dict(sizes)}.items())
+    return label(model) + (f" ({more})" if more else "")
+
+def _changes(model, base, own, how, net, train, per_model):
     "Each change in words"
     words, sizes = [], {k: own.pop(k) for k in SIZES if model != base and k in own}
-    if model != base: words.append(", ".join([LABELS.get(model, model), *(f"{k} {x}" for k,x in sizes.items())]) + " instead of " + LABELS.get(base, base))
+    if model != base: words.append(f"{_named(model, per_model, sizes)} instead of {_named(base, per_model)}")
     if "inputs" in own: words.append(f"{own.pop('inputs')} instead of {'features' if model in RIDGES else net.get('inputs', 'book+features')}")
     if {"target","ema_alpha"} & set(how):
-        target, alpha = how.pop("target", "raw"), how.pop("ema_alpha", None)
-        words.append(f"{target.upper() if target == 'ema' else target} target" + (f" ({alpha} of the newest)" if alpha else "") + " instead of raw")
+        target, alpha = ({**train, **how}.get(k) for k in ("target","ema_alpha"))
+        words.append(("raw target" if target == "raw" else f"EMA target ({alpha} of the newest)") + f" instead of {train.get('target', 'raw')}")
+        how = {k: x for k,x in how.items() if k not in ("target","ema_alpha")}
     return words + [f"{k} {x}" for k,x in {**own, **how}.items()]
 
-# %% ../../nbs/forecast/08a_ablations.ipynb #1c020fed
+# %% ../../nbs/forecast/08a_ablations.ipynb #73ae4c20
 def plan(
     variants:dict, # From `expand`
     main, # Models of the main table
@@ -79,7 +88,7 @@ def plan(
     "What to train, and what cannot be asked here"
     left, todo = {}, {}
     for name, v in variants.items():
-        lacks = [LABELS.get(m, m) for m in dict.fromkeys((v.base, *(() if v.trained else (v.model,)))) if m not in main and not v.horizons]
+        lacks = [label(m) for m in dict.fromkeys((v.base, *(() if v.trained else (v.model,)))) if m not in main and not v.horizons]
         if lacks: left[name] = f"{name} is left out: the main table has no {' and no '.join(lacks)} to hold it against."
         elif "hidden" in v.net.get("inputs", "").split("+") and not truth: left[name] = f"{name} is left out: it wants the hidden state, which nobody knows of recorded data."
         elif v.trained: todo[name] = dict(model=v.model, net=v.net, train=v.train, **(dict(horizons=list(v.horizons)) if v.horizons else {}))
@@ -134,7 +143,7 @@ def against_base(
                                  **paired(w.y, w.a, w.b, block, n_boot, seed)))
     return pd.DataFrame(rows, columns=["question","name","change","model","against","symbol","horizon","variant","base","difference","lo","hi","n"])
 
-# %% ../../nbs/forecast/08a_ablations.ipynb #6058ad33
+# %% ../../nbs/forecast/08a_ablations.ipynb #a7c8b7e7
 def _spots(table):
     "Rows of the figure from the top: (y, question, None) for a heading, (y, question, name) for a variant"
     out, y = [], 0.
@@ -144,7 +153,7 @@ def _spots(table):
         y += 1.4
     return out
 
-def _called(r): return r.change if r.model != r.against else f"{LABELS.get(r.model, r.model)}: {r.change}"
+def _called(r): return r.change if r.model != r.against else f"{label(r.model)}: {r.change}"
 
 def fig_ablations(
     table:pd.DataFrame, # From `against_base`, one symbol
@@ -237,7 +246,7 @@ def decomposition(
         rows += [dict(symbol=s, horizon=h, model=pairs[n].model, **decompose(*(f[ok] for f in g), r[ok], **how)) for n,g in got.items()]
     return pd.DataFrame(rows)
 
-# %% ../../nbs/forecast/08a_ablations.ipynb #e63b0e97
+# %% ../../nbs/forecast/08a_ablations.ipynb #1b617c78
 PART_WORDS = {"reached": "reached from what is visible", "untold": "not told by the visible past", "missed": "missed even when told"}
 PART_COLORS = {"reached": OKABE_ITO["blue"], "untold": OKABE_ITO["sky"], "missed": "#DDDDDD"}
 
@@ -255,20 +264,20 @@ def fig_decomposition(
     for k, up in (("reached", -.12), ("told", .12)): # where the parts meet
         ax.errorbar(t[k], y + up, xerr=2*t[f"{k}_se"].fillna(0), fmt=".", ms=4, lw=1, capsize=2, color="k", label="boundary, ± 2 se" if k == "told" else None)
     ax.set(yticks=y, xlim=(0, max(1., ax.get_xlim()[1])), xlabel="share of the ceiling"); ax.invert_yaxis()
-    ax.set_yticklabels([f"{LABELS.get(r.model, r.model)}, {r.horizon} s" for r in t.itertuples()]); ax.tick_params(axis="y", length=0)
+    ax.set_yticklabels([f"{label(r.model)}, {r.horizon} s" for r in t.itertuples()]); ax.tick_params(axis="y", length=0)
     ax.axvline(1, color=COLORS["ceiling"], lw=1)
     fig.legend(*ax.get_legend_handles_labels(), loc="outside lower center", ncols=4)
     return fig, t
 
-# %% ../../nbs/forecast/08a_ablations.ipynb #32b7d08c
+# %% ../../nbs/forecast/08a_ablations.ipynb #19ed7ecd
 def decomposition_words(
     table:pd.DataFrame, # From `decomposition`, one symbol
 )->list: # A sentence a model and horizon
     "The parts in words"
     pm = lambda r, k: f"{r[k]:.2f} ± {r[k + '_se']:.2f}".replace("-", "−") if np.isfinite(r[k + "_se"]) else f"{r[k]:.2f}".replace("-", "−")
-    return [f"{LABELS.get(r['model'], r['model'])}, {r['horizon']} s: reached {pm(r, 'reached')} of the ceiling; {pm(r, 'untold')} is not told to it by the visible past, {pm(r, 'missed')} it misses even when told." for r in table.to_dict("records")]
+    return [f"{label(r['model'])}, {r['horizon']} s: reached {pm(r, 'reached')} of the ceiling; {pm(r, 'untold')} is not told to it by the visible past, {pm(r, 'missed')} it misses even when told." for r in table.to_dict("records")]
 
-# %% ../../nbs/forecast/08a_ablations.ipynb #f9996605
+# %% ../../nbs/forecast/08a_ablations.ipynb #51d94114
 def fig_horizons(
     table:pd.DataFrame, # From `scoring.score_table`, one symbol
     called:dict, # Name in the table to the model
@@ -278,8 +287,8 @@ def fig_horizons(
     fig, axs = plt.subplots(1, 2, figsize=(WIDTH, .45*WIDTH))
     for n, g in table.sort_values("horizon").groupby("model", sort=False):
         for ax, k, f in zip(axs, ("pearson","r2"), (1, 100)):
-            ax.plot(g.horizon, f*g[k], "o-", ms=3.5, color=COLORS.get(called[n]), label=LABELS.get(called[n], called[n]))
-            ax.fill_between(g.horizon, f*g[f"{k}_lo"], f*g[f"{k}_hi"], color=COLORS.get(called[n]), alpha=.15, lw=0)
+            ax.plot(g.horizon, f*g[k], "o-", ms=3.5, color=color(called[n]), label=label(called[n]))
+            ax.fill_between(g.horizon, f*g[f"{k}_lo"], f*g[f"{k}_hi"], color=color(called[n]), alpha=.15, lw=0)
     if ceilings is not None and len(ceilings):
         c = ceilings.sort_values("horizon")
         axs[0].errorbar(c.horizon, c.ceiling, 2*c.ceiling_se.fillna(0), fmt="s--", ms=3, lw=1, capsize=2, color=COLORS["ceiling"], label="ceiling, ± 2 se")
@@ -291,7 +300,7 @@ def fig_horizons(
     fig.legend(*axs[0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
     return fig, table[["symbol","horizon","model","pearson","pearson_lo","pearson_hi","r2","r2_lo","r2_hi"]]
 
-# %% ../../nbs/forecast/08a_ablations.ipynb #ab4dbd4d
+# %% ../../nbs/forecast/08a_ablations.ipynb #588e8cd6
 def horizon_words(
     table:pd.DataFrame, # From `scoring.score_table`, one symbol
     called:dict, # Name in the table to the model
@@ -299,7 +308,7 @@ def horizon_words(
     "Where the skill peaks, and where it dies"
     out = []
     for n, g in table.sort_values("horizon").groupby("model", sort=False):
-        who, g = LABELS.get(called[n], called[n]), g[g.pearson.notna()]
+        who, g = label(called[n]), g[g.pearson.notna()]
         if not len(g) or g.pearson_lo.isna().all(): out.append(f"{who}: too few blocks to say where its skill lies."); continue
         top, alive = g.loc[g.pearson.idxmax()], g[g.pearson_lo > 0].horizon
         text = f"{who} has its highest correlation, {top.pearson:.3f} [{top.pearson_lo:.3f}, {top.pearson_hi:.3f}], at {top.horizon} s".replace("-", "−")

@@ -19,48 +19,43 @@ from .scoring import calibration, pairs
 from ..market.labels import apply_threshold, fit_threshold
 from ..plots import COLORS, LABELS, WIDTH
 
-# %% ../../nbs/forecast/06a_classes.ipynb #d3965670
+# %% ../../nbs/forecast/06a_classes.ipynb #481707cc
 @nb.njit(cache=True)
-def _areas(up, down, slope):
-    "AUC and average precision of counts by rank (ascending); fills the influence of one rise and one fall, (4, ranks)"
-    P, N = up.sum(), down.sum()
+def _areas(count, slope):
+    "AUC and average precision of falls and rises by rank (ascending), (2, ranks); fills the influence of one of them on both, (2, ranks, 2)"
+    N, P = count[0].sum(), count[1].sum()
     if P == 0 or N == 0: return np.nan, np.nan
-    T, F, below, auc, ap, a, b = P, N, 0., 0., 0., 0., 0. # T and F: rises and falls forecast at least this high
-    for g in range(len(up)):
-        if T + F > 0:
-            a += up[g]*F/(T+F)**2; b += up[g]*T/(T+F)**2
-            slope[2,g], slope[3,g] = T/(T+F)/P + a/P, -b/P
-            ap += up[g]*T/(T+F)/P
-        slope[0,g], slope[1,g] = (below + down[g]/2)/N, (T - up[g]/2)/P
-        auc += up[g]*slope[0,g]/P
-        below += down[g]; T -= up[g]; F -= down[g]
-    for g in range(len(up)):
-        slope[0,g], slope[1,g] = (slope[0,g] - auc)/P, (slope[1,g] - auc)/N
-        slope[2,g] -= ap/P
+    T, F, auc, ap, a, b, p, n = P, N, 0., 0., 0., 0., 1/P, 1/N # T and F: rises and falls forecast at least this high
+    for g in range(count.shape[1]):
+        down, up, r = count[0,g], count[1,g], 1/max(T + F, .5)
+        a += up*F*r*r; b += up*T*r*r
+        slope[0,g,0], slope[0,g,1] = (T - up/2)*p*n, -b*p
+        slope[1,g,0], slope[1,g,1] = (N - F + down/2)*n*p, (T*r + a)*p
+        auc += up*slope[1,g,0]; ap += up*T*r*p
+        T -= up; F -= down
+    for g in range(count.shape[1]):
+        slope[0,g,0] -= auc*n; slope[1,g,0] -= auc*p; slope[1,g,1] -= ap*p
     return auc, ap
 
-# %% ../../nbs/forecast/06a_classes.ipynb #1217cdda
+# %% ../../nbs/forecast/06a_classes.ipynb #964ffc29
 @nb.njit(cache=True)
-def _draws(rank, rise, ranks, starts, block, out, se):
-    "Both areas of each resample, and their standard errors"
-    rows, slope = len(rank), np.zeros((4, ranks))
+def _draws(rank, rise, ranks, starts, block, rows, out, se):
+    "Both areas of each resample, and their standard errors; `rank` (-1 where a row does not count) and `rise` go on with their first block"
+    slope = np.zeros((2, ranks, 2))
     for k in range(len(starts)):
-        up, down = np.zeros(ranks), np.zeros(ranks)
-        for twice in range(2):
-            total = np.zeros(2)
-            for b in range(starts.shape[1]):
-                sums = np.zeros(2)
-                for j in range(min(block, rows - b*block)):
-                    i = (starts[k,b] + j) % rows
-                    if rank[i] < 0: continue
-                    if twice: sums[0] += slope[1-rise[i],rank[i]]; sums[1] += slope[3-rise[i],rank[i]]
-                    elif rise[i]: up[rank[i]] += 1
-                    else: down[rank[i]] += 1
-                total += sums**2
-            if not twice: out[k] = _areas(up, down, slope)
-        se[k] = np.sqrt(total)
+        count, auc, ap = np.zeros((2, ranks)), 0., 0.
+        for b in range(starts.shape[1]):
+            for i in range(starts[k,b], starts[k,b] + min(block, rows - b*block)):
+                if rank[i] >= 0: count[rise[i],rank[i]] += 1
+        out[k] = _areas(count, slope)
+        for b in range(starts.shape[1]):
+            u, v = 0., 0.
+            for i in range(starts[k,b], starts[k,b] + min(block, rows - b*block)):
+                if rank[i] >= 0: u += slope[rise[i],rank[i],0]; v += slope[rise[i],rank[i],1]
+            auc += u*u; ap += v*v
+        se[k] = auc**.5, ap**.5
 
-# %% ../../nbs/forecast/06a_classes.ipynb #33374bbf
+# %% ../../nbs/forecast/06a_classes.ipynb #4d1d56b7
 def direction(
     y, # Raw returns in order of time, bps, (rows,), NaN where there is none
     y_hat, # Forecasts, (rows,)
@@ -73,15 +68,16 @@ def direction(
     y, y_hat = np.asarray(y, float), np.asarray(y_hat, float)
     require(y.shape == y_hat.shape and y.ndim == 1, f"Outcomes have shape {y.shape} and forecasts {y_hat.shape}; both must be (rows,).")
     ok, rise = np.isfinite(y) & np.isfinite(y_hat) & (y != 0), (y > 0).astype(np.int64)
-    rank = np.full(len(y), -1)
+    rank = np.full(len(y), -1, np.int32)
     rank[ok] = rankdata(y_hat[ok], "dense") - 1
-    ranks, slope = int(rank.max(initial=0)) + 1, np.zeros((4, int(rank.max(initial=0)) + 1))
-    theta = np.array(_areas(*(np.bincount(rank[ok & (rise == v)], minlength=ranks).astype(float) for v in (1, 0)), slope))
+    ranks = int(rank.max(initial=0)) + 1
+    slope, count = np.zeros((2, ranks, 2)), np.array([np.bincount(rank[ok & (rise == v)], minlength=ranks) for v in (0, 1)], float)
+    theta = np.array(_areas(count, slope))
     lo, hi, se = np.full((3, 2), np.nan)
     if len(y) >= MIN_BLOCKS*block and np.isfinite(theta).all():
-        influence = np.where(ok, slope[[1-rise, 3-rise], rank], 0.).T
+        influence, starts, wrap = np.where(ok[:,None], slope[rise,rank], 0.), block_starts(len(y), block, n, np.random.default_rng(seed)), np.r_[:len(y), :block]
         draws, errors = np.empty((2, n, 2))
-        _draws(rank, rise, ranks, block_starts(len(y), block, n, np.random.default_rng(seed)), block, draws, errors)
+        _draws(rank[wrap], rise[wrap], ranks, starts, block, len(y), draws, errors)
         lo, hi, se = _bounds(theta, np.sqrt((_blocks(influence, block)**2).sum(0)/block), draws, errors, level)
     flat = {f"{m}{e}": float(v[i]) for i,m in enumerate(("auc", "ap")) for e,v in zip(("", "_lo", "_hi", "_se"), (theta, lo, hi, se))}
     return {**flat, "base": float(rise[ok].mean()) if ok.any() else np.nan, "moves": int(ok.sum())}
@@ -210,7 +206,7 @@ def calibration_error(
     w = bins.n/bins.n.sum()
     return float(w @ (bins.share - bins.chance).abs()), float((2/np.pi)**.5*(w @ bins.se))
 
-# %% ../../nbs/forecast/06a_classes.ipynb #7ebf402b
+# %% ../../nbs/forecast/06a_classes.ipynb #cee9694d
 def class_table(
     predictions:pd.DataFrame, # Long table of forecasts, splits valid and test among them
     labels:dict, # Symbol to raw labels: columns `r_10`, …, index ts
@@ -223,7 +219,7 @@ def class_table(
 )->tuple: # (scores, a row a symbol, horizon and model; bins of `reliability` for up, with symbol, horizon, model)
     "Direction, classes and calibration of every model on test rows; thresholds from training, chances from validation"
     rows, tables = [], []
-    for s in dict.fromkeys(predictions.symbol):
+    for s in predictions.symbol.unique():
         mine = predictions[predictions.symbol == s]
         fit = pairs(mine, labels, s, "valid")[1] if (mine.split == "valid").any() else {}
         for (m,h),(y,y_hat) in (pairs(mine, labels, s, "test")[1] if (mine.split == "test").any() else {}).items():

@@ -14,10 +14,11 @@ from torch import nn
 from ..errors import ParameterError, require
 from .blocks import CausalConv
 
-# %% ../../nbs/forecast/01a_dense.ipynb #cfb3d5d2
+# %% ../../nbs/forecast/01a_dense.ipynb #09eac92e
 class DenseNet(nn.Module):
     "A causal network, `(B, pages, T, 4*levels)` to `(B, T, horizons)`; a subclass gives `body` and `past`"
     stateful = False # whether a forecast depends on all of the stretch before it, so that it must be run from a segment's start
+    picks = False # whether `body` can be told which seconds are wanted, and saves the others
     past = 0 # seconds that the body looks back
 
     def __init__(self,
@@ -45,12 +46,15 @@ class DenseNet(nn.Module):
 
     def forward(self,
                 x, # (B, pages, T, 4*levels)
-               ): # (B, T, horizons)
+                at:slice=slice(None), # Seconds of the stretch whose forecasts are wanted
+               ): # (B, seconds wanted, horizons)
         want = (self.config["pages"], 4*self.config["levels"])
         require(x.ndim == 4 and (x.shape[1], x.shape[3]) == want, f"The network takes (batch, {want[0]}, seconds, {want[1]}); got {tuple(x.shape)}.")
         plain = x[:,1:].transpose(2, 3).flatten(1, 2)[...,None] # (B, extra, T, 1)
-        y = self.forecast(self.body(x[:,:1], plain))
-        return (y if self.line is None else y + self.line(plain))[...,0].transpose(1, 2)
+        h, plain = (self.body(x[:,:1], plain, at), plain[:,:,at]) if self.picks else (self.body(x[:,:1], plain), plain)
+        y = self.forecast(h)
+        y = (y if self.line is None else y + self.line(plain))[...,0].transpose(1, 2)
+        return y if self.picks else y[:,at]
 
     def forecast(self, h): return self.head(h)
 

@@ -22,8 +22,9 @@ from ..evidence.bootstrap import MIN_BLOCKS
 from .benchmark_nets import BENCHMARK
 from .items import fingerprint, map_items, status
 
-# %% ../../nbs/forecast/09_fi2010.ipynb #0275722d
-NAMES = dict(lstm="LSTM", ctabl="C(TABL)", bin_ctabl="BiN-C(TABL)", deeplob_classic="DeepLOB", deeplob_tcn="DeepLOB-TCN", mlplob="MLPLOB", tlob="TLOB", majority="majority class")
+# %% ../../nbs/forecast/09_fi2010.ipynb #b9d5b183
+NAMES = dict(lstm="LSTM", ctabl="C(TABL)", bin_ctabl="BiN-C(TABL)", deeplob_classic="DeepLOB", deeplob_tcn="DeepLOB-TCN", mlplob="MLPLOB", tlob="TLOB",
+             majority="majority class")
 _PRATA, _BERTI = "prata2024benchmark", "berti2025tlob"
 _PUBLISHED = [ # model, by, averaging, checked, F1 at k = 10, 20, 50, 100
     ("lstm", "its authors", "tsantekidis2017lstm", "not known", True, 66.3, 62.4, 61.4, None),
@@ -128,7 +129,7 @@ def made_up(
         np.savetxt(Path(folder)/f"{part}_Dst_NoAuction_{norm}_CF_{i}.txt", np.column_stack([x[a:b], y[a:b]]).T, fmt="%.7e")
     return Path(folder)
 
-# %% ../../nbs/forecast/09_fi2010.ipynb #b492e776
+# %% ../../nbs/forecast/09_fi2010.ipynb #7b616481
 def keep_setup(
     folder, # Holds the four text files of set-up 2, at any depth
     to, # Where the arrays are kept
@@ -140,13 +141,18 @@ def keep_setup(
     require(norm in NORMS, f"norm must be one of {', '.join(NORMS)}; got {norm!r}.")
     files = [p for part, i in FILES for p in sorted(Path(folder).rglob(f"{part}_Dst_NoAuction_{norm}_CF_{i}.txt"))]
     path = Path(to)/f"fi2010-{norm}-{fingerprint(*files)}.npz"
-    if len(files) == len(FILES) and path.is_file(): return path
+    if len(files) == len(FILES) and path.is_file() and (counts is None or _columns(path) == tuple(counts)): return path
     train, _, test = load_setup2(folder, norm, 0, counts)
     part = path.with_name(f"{path.stem}.{os.getpid()}.part")
     part.parent.mkdir(parents=True, exist_ok=True)
-    with open(part, "wb") as f: np.savez(f, book=np.concatenate([train.book, test.book]), labels=np.concatenate([train.labels, test.labels]), train=len(train.labels))
+    book, labels = np.concatenate([train.book, test.book]), np.concatenate([train.labels, test.labels])
+    with open(part, "wb") as f: np.savez(f, book=book, labels=labels, train=len(train.labels))
     os.replace(part, path)
     return path
+
+def _columns(path):
+    "Training and test columns kept in a file"
+    with np.load(path) as z: n = int(z["train"]); return n, len(z["labels"]) - n
 
 class Windows(NamedTuple):
     "Books, classes, and the rows on which windows end"
@@ -163,11 +169,13 @@ def cut_windows(
 )->Windows:
     "Training, validation and test windows"
     require(k in HORIZONS, f"FI-2010 has labels {', '.join(map(str, HORIZONS))} events ahead; got {k}.")
-    require(0 < valid < 1 and length >= max(HORIZONS)//EVENTS, f"valid lies between 0 and 1 and a window holds at least {max(HORIZONS)//EVENTS} events; got {valid} and {length}.")
+    least = max(HORIZONS)//EVENTS # what labels look ahead at most, in columns
+    require(0 < valid < 1 and length >= least, f"valid lies between 0 and 1 and a window holds at least {least} events; got {valid} and {length}.")
     with np.load(path) as z: book, y, n = z["book"], z["labels"][:, HORIZONS.index(k)].astype(np.int64) - 1, int(z["train"])
     v = round((1 - valid)*n)
     parts = np.arange(length - 1, v - length), np.arange(v + length - 1, n), np.arange(n + length - 1, len(y))
-    require(min(map(len, parts)) > 0, f"{n:,} training and {len(y) - n:,} test columns do not hold windows of {length} for training, validation and test.", TooShortError)
+    require(min(map(len, parts)) > 0, f"{n:,} training and {len(y) - n:,} test columns do not hold windows of {length} for training, validation and test.",
+            TooShortError)
     own = book[:v - length].astype(float)
     sd = own.std(0)
     x = ((book - own.mean(0))/np.where(sd > 0, sd, 1)).astype(np.float32)

@@ -153,7 +153,7 @@ class _Dask(_Team):
 
     def _gone(self): return LobError(f"The cluster at {self.where} is gone; what was finished is kept, so run again.")
 
-# %% ../../nbs/forecast/04_items.ipynb #dcb3c734
+# %% ../../nbs/forecast/04_items.ipynb #cd2eae47
 def _own_cluster(workers, stack):
     "A Dask cluster on this machine: processes of one thread, no dashboard, nothing said, nothing left behind"
     import dask, logging
@@ -162,7 +162,7 @@ def _own_cluster(workers, stack):
     stack.enter_context(dask.config.set({"distributed.scheduler.allowed-failures": 0})) # deaths are counted here
     scratch = stack.enter_context(tempfile.TemporaryDirectory(prefix="lob-dask-", ignore_cleanup_errors=True))
     made = LocalCluster(n_workers=workers, threads_per_worker=1, processes=True, memory_limit=0, host="127.0.0.1", dashboard_address=None,
-                        local_directory=scratch, silence_logs=logging.CRITICAL, asynchronous=False)
+                        scheduler_kwargs=dict(dashboard=False, dashboard_address="127.0.0.1:0"), local_directory=scratch, silence_logs=logging.CRITICAL, asynchronous=False)
     return _Dask(stack.enter_context(Client(stack.enter_context(made), set_as_default=False, asynchronous=False)), "dask", AGAIN)
 
 def _their_cluster(address, keep, stack):

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['code_fingerprint', 'data_fingerprint', 'make_items', 'make_variants', 'run_item', 'collect', 'histories']
 
-# %% ../../nbs/forecast/07_jobs.ipynb #19750e4f
+# %% ../../nbs/forecast/07_jobs.ipynb #81de9ecd
 import importlib, os, shutil
 from pathlib import Path
 import pandas as pd
@@ -13,7 +13,7 @@ from ..data.grid import grid_dates, grid_path, load_grid
 from ..data.simulate import VENUE, read_hidden
 from ..errors import ParameterError, require
 from .baselines import LAMBDAS, RIDGES
-from .fitting import MODELS, Sample, check_length, fit_model, memory, out_of_fold, widen
+from .fitting import MODELS, Sample, check_length, fit_model, memory, out_of_fold, valid_scores, widen
 from .nets import NETS
 from .items import fingerprint, item_key
 from ..market.splits import load_split
@@ -103,7 +103,7 @@ def make_variants(
                     for k in range(v.get("seeds", 1))]
     return out
 
-# %% ../../nbs/forecast/07_jobs.ipynb #f786dd1f
+# %% ../../nbs/forecast/07_jobs.ipynb #2d8e7fd3
 def _sample(item, root, symbol):
     "What an item is given of a symbol"
     grid = load_grid(Path(root)/"artifacts/grid", symbol)
@@ -118,14 +118,16 @@ def run_item(
     item:dict, # From `make_items` or `make_variants`
     folder, # The item's own folder
     root, # Folder that holds artifacts/, and data/ for what only the embedded exchange knows
-)->dict: # symbol, model, seed, and of networks history, weights and receptive_field, of ridges the penalty
+)->dict: # symbol, model, seed, valid (or oof, the fold), and of networks history, weights and receptive_field, of ridges the penalty
     "Fit one model and write its forecasts to `folder/predictions.parquet`"
     folder = Path(folder)
-    made, more = fit_model(item, folder, [_sample(item, root, s) for s in item.get("symbols", [item["symbol"]])])
+    samples = [_sample(item, root, s) for s in item.get("symbols", [item["symbol"]])]
+    made, more = fit_model(item, folder, samples)
     part = folder/f"predictions.{os.getpid()}.part"
     made.to_parquet(part, index=False)
     os.replace(part, folder/"predictions.parquet")
-    return dict(symbol=item["symbol"], model=item.get("variant", item["model"]), seed=item["seed"], **({"oof": item["oof"]["fold"]} if "oof" in item else {}), **more)
+    about = dict(oof=item["oof"]["fold"]) if "oof" in item else dict(valid=valid_scores(made, samples, item["horizons"]))
+    return dict(symbol=item["symbol"], model=item.get("variant", item["model"]), seed=item["seed"], **about, **more)
 
 # %% ../../nbs/forecast/07_jobs.ipynb #d6856b89
 def collect(

@@ -5,38 +5,85 @@
 # %% auto #0
 __all__ = ['window_lstm', 'Memory', 'DeepLobLstm', 'DeepLobLstmStateful', 'Lstm', 'CnnLstm']
 
-# %% ../../nbs/forecast/02b_recurrent.ipynb #403449a5
+# %% ../../nbs/forecast/02b_recurrent.ipynb #f3196a73
 import torch
 import torch.nn.functional as F
 from torch import nn
-from .blocks import CausalConv
-from .deeplob import Eye
-from .dense import DenseNet, network
-from .tcn import columns
+from torch.autograd.function import once_differentiable
+from lobresearch.forecast.blocks import CausalConv
+from lobresearch.forecast.deeplob import Eye
+from lobresearch.forecast.dense import DenseNet, network
+from lobresearch.forecast.tcn import columns
 
-# %% ../../nbs/forecast/02b_recurrent.ipynb #9366786e
+slope = torch.ops.aten.sigmoid_backward.grad_input # gradient, and the sigmoid it passed
+## Windows side by side
+
+A step's gates are $s=\sigma(z)$ with the candidate's rows of the weights doubled beforehand. With $u=s_a-\frac12$ the doubled state is $c'=s_f c+4\,s_i u$ and half the output $h=s_o\,(\sigma(c')-\frac12)$; the
+recurrent weights are doubled once more to make up for the half.
+
+# %% ../../nbs/forecast/02b_recurrent.ipynb #1e25c503
+class _Steps(torch.autograd.Function):
+    "Gates (B, T, 4*hidden) and doubled recurrent weights (hidden, 4*hidden) to the last state of n windows, (B, n, hidden)"
+    @staticmethod
+    def forward(ctx, gates, w, window, first, n, every): # the first window starts at `first`, the next `every` seconds later
+        (B, T, G), span, past, h, c = gates.shape, (n-1)*every + 1, [], None, None
+        for k in range(window):
+            s = gates[:,first+k:first+k+span:every].reshape(B*n, G).clone()
+            if k: s.addmm_(h, w)
+            i, f, a, o = s.sigmoid_().chunk(4, 1) # in, forget, candidate, out: PyTorch's order
+            u = a - .5
+            c2 = (f*c).addcmul_(i, u, value=4) if k else (i*u).mul_(4)
+            e = c2.sigmoid()
+            if ctx.needs_input_grad[0]: past.append((s, c, h, e))
+            h, c = (e - .5).mul_(o), c2
+        ctx.save_for_backward(w)
+        ctx.past, ctx.place = past, (window, first, n, every, span, gates.shape)
+        return 2*h.view(B, n, -1)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, dh):
+        (w,), (window, first, n, every, span, (B, T, G)) = ctx.saved_tensors, ctx.place
+        dgates, dw, back, ds = w.new_zeros(B, T, G), torch.zeros_like(w), w.t().contiguous(), w.new_zeros(B*n, G)
+        di, df, da, do = ds.chunk(4, 1)
+        dh = (2*dh).reshape(B*n, -1)
+        dc, r = torch.zeros_like(dh), torch.empty_like(dh)
+        for k in range(window-1, -1, -1):
+            s, c, h, e = ctx.past[k]
+            i, f, a, o = s.chunk(4, 1)
+            torch.mul(dh, torch.sub(e, .5, out=r), out=do)
+            dc.add_(slope(torch.mul(dh, o, out=r), e, grad_input=r))
+            torch.mul(torch.mul(dc, i, out=r), 4, out=da)
+            torch.mul(torch.sub(a, .5, out=r).mul_(4), dc, out=di)
+            torch.mul(dc, c, out=df) if k else df.zero_() # nothing comes before the first step
+            dc.mul_(f)
+            dgates[:,first+k:first+k+span:every].add_(slope(ds, s, grad_input=ds).view(B, n, G))
+            if k: dw.addmm_(h.t(), ds); torch.mm(ds, back, out=dh)
+        return dgates, dw, None, None, None, None
+
+# %% ../../nbs/forecast/02b_recurrent.ipynb #a5070309
 def window_lstm(
     lstm:nn.LSTM, # One layer, batch first, with biases
     x, # (B, T, C)
     window:int, # Seconds that each forecast is given
-): # (B, T, hidden): the last state of a window that ends there; fewer seconds before the stretch is `window` long
+    at:slice=slice(None), # Seconds that are wanted
+): # (B, seconds wanted, hidden): the last state of a window that ends there; fewer seconds before the stretch is `window` long
     "Restart the LSTM at every window, all windows side by side"
-    B, T, _ = x.shape
-    gates = F.pad(F.linear(x, lstm.weight_ih_l0, lstm.bias_ih_l0 + lstm.bias_hh_l0), (0, 0, window-1, 0))
-    live = torch.arange(T, device=x.device) # window ending at t has its first second at t-window+1; before the stretch nothing happens
-    h = c = x.new_zeros(B*T, lstm.hidden_size)
-    for k in range(window):
-        g = gates[:,k:k+T].reshape(B*T, -1) + F.linear(h, lstm.weight_hh_l0)
-        i, f, a, o = g.chunk(4, 1) # in, forget, candidate, out: PyTorch's order
-        c2 = f.sigmoid()*c + i.sigmoid()*a.tanh()
-        h2 = o.sigmoid()*c2.tanh()
-        on = (live + k >= window-1).repeat(B)[:,None]
-        h, c = torch.where(on, h2, h), torch.where(on, c2, c)
-    return h.reshape(B, T, -1)
+    wanted = range(x.shape[1])[at]
+    short = [t for t in wanted if t < window-1]
+    long, out = wanted[len(short):], []
+    with torch.autocast(x.device.type, enabled=False): # a hundred steps add up what bf16 rounds off
+        x = x.to(lstm.weight_hh_l0.dtype)
+        if short: out.append(lstm(x[:,:short[-1]+1])[0][:,short])
+        if long:
+            twice = x.new_tensor([1, 1, 2, 1]).repeat_interleave(lstm.hidden_size)
+            gates = F.linear(x, lstm.weight_ih_l0*twice[:,None], (lstm.bias_ih_l0 + lstm.bias_hh_l0)*twice)
+            out.append(_Steps.apply(gates, (2*twice[:,None]*lstm.weight_hh_l0).t().contiguous(), window, long[0]-window+1, len(long), long.step))
+    return torch.cat(out, 1)
 
-# %% ../../nbs/forecast/02b_recurrent.ipynb #d0486882
+# %% ../../nbs/forecast/02b_recurrent.ipynb #82211ddd
 class Memory(nn.Module):
-    "An LSTM over a stretch, restarted at every window or never; `(B, C, T, 1)` to `(B, hidden, T, 1)`"
+    "An LSTM over a stretch, restarted at every window or never; `(B, C, T, 1)` to `(B, hidden, seconds wanted, 1)`"
     def __init__(self,
                  cin:int, # Channels in
                  hidden:int=64, # Size of the state
@@ -47,16 +94,16 @@ class Memory(nn.Module):
         self.lstm, self.window, self.stateful = nn.LSTM(cin, hidden, batch_first=True), window, stateful
         self.past = window - 1
 
-    def forward(self, x):
+    def forward(self, x, at=slice(None)):
         x = x[...,0].transpose(1, 2)
-        y = self.lstm(x)[0] if self.stateful else window_lstm(self.lstm, x, self.window)
+        y = self.lstm(x)[0][:,at] if self.stateful else window_lstm(self.lstm, x, self.window, at)
         return y.transpose(1, 2)[...,None]
 
-# %% ../../nbs/forecast/02b_recurrent.ipynb #8ce54748
+# %% ../../nbs/forecast/02b_recurrent.ipynb #187f9149
 @network("deeplob_lstm")
 class DeepLobLstm(DenseNet):
     "Causal DeepLOB with its LSTM: `(B, pages, T, 4*levels)` to `(B, T, horizons)`"
-    running = False
+    running, picks = False, True
     def __init__(self,
                  pages:int=1, # Channels of the input: the image, then pages of features
                  horizons:int=2, # Forecasts at each second
@@ -74,17 +121,18 @@ class DeepLobLstm(DenseNet):
 
     @property
     def past(self)->int: return self.eye.past + self.memory.past
-    def body(self, image, plain): return self.drop(self.memory(self.eye(image, plain)))
+    def body(self, image, plain, at=slice(None)): return self.drop(self.memory(self.eye(image, plain), at))
 
 @network("deeplob_lstm_stateful")
 class DeepLobLstmStateful(DeepLobLstm):
     "The same weights, never restarted: another model, to be trained and run statefully"
     running = stateful = True
 
-# %% ../../nbs/forecast/02b_recurrent.ipynb #d7471192
+# %% ../../nbs/forecast/02b_recurrent.ipynb #f3482d91
 @network("lstm")
 class Lstm(DenseNet):
     "An LSTM on all columns: `(B, pages, T, 4*levels)` to `(B, T, horizons)`"
+    picks = True
     def __init__(self,
                  pages:int=1, # Channels of the input: the image, then pages of features
                  horizons:int=2, # Forecasts at each second
@@ -99,11 +147,12 @@ class Lstm(DenseNet):
 
     @property
     def past(self)->int: return self.memory.past
-    def body(self, image, plain): return self.drop(self.memory(columns(image, plain)))
+    def body(self, image, plain, at=slice(None)): return self.drop(self.memory(columns(image, plain), at))
 
 @network("cnn_lstm")
 class CnnLstm(DenseNet):
     "Two convolutions over time, then an LSTM: `(B, pages, T, 4*levels)` to `(B, T, horizons)`"
+    picks = True
     def __init__(self,
                  pages:int=1, # Channels of the input: the image, then pages of features
                  horizons:int=2, # Forecasts at each second
@@ -120,4 +169,4 @@ class CnnLstm(DenseNet):
 
     @property
     def past(self)->int: return 8 + self.memory.past
-    def body(self, image, plain): return self.drop(self.memory(self.look(columns(image, plain))))
+    def body(self, image, plain, at=slice(None)): return self.drop(self.memory(self.look(columns(image, plain)), at))

@@ -7,7 +7,7 @@ __all__ = ['ENTRIES', 'STARTUP', 'knobs', 'read_space', 'configure', 'paste', 't
            'search', 'expected_max', 'paired', 'lucky_gain', 'valid_forecasts', 'gains', 'fig_history', 'importance',
            'fig_importance', 'fig_slices']
 
-# %% ../../nbs/forecast/08_search.ipynb #34bea31a
+# %% ../../nbs/forecast/08_search.ipynb #04d1503b
 import contextlib, copy, fcntl, inspect, math, os
 from functools import partial
 from pathlib import Path
@@ -19,7 +19,7 @@ import pandas as pd
 import yaml
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.storages import JournalStorage
-from optuna.storages.journal import BaseJournalFileLock, JournalFileBackend
+from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 from scipy.integrate import quad
 from scipy.stats import norm
@@ -33,7 +33,7 @@ from ..plots import OKABE_ITO, WIDTH
 
 optuna.logging.set_verbosity(optuna.logging.WARNING) # its log of every trial is silenced, its warnings are not
 
-# %% ../../nbs/forecast/08_search.ipynb #ef9123d8
+# %% ../../nbs/forecast/08_search.ipynb #b1f8294f
 ENTRIES = ("low","high","log","step")
 
 def knobs(
@@ -48,28 +48,33 @@ def _distribution(name, given):
     "One entry of the space"
     if isinstance(given, (list, tuple)):
         require(len(given) > 0, f"The search space gives {name} no choice; list one or more.")
-        require(all(v is None or isinstance(v, (bool, int, float, str)) for v in given), f"The choices of {name} must be numbers, texts or true and false; got {given!r}.")
+        plain = all(v is None or isinstance(v, (bool, int, float, str)) for v in given)
+        require(plain, f"The choices of {name} must be numbers, texts or true and false; got {given!r}.")
         return CategoricalDistribution(list(given))
     require(isinstance(given, dict) and {"low","high"} <= set(given) <= set(ENTRIES),
             f"The search space must give {name} a list of choices, or low and high, with log or step if wanted; got {given!r}.")
-    numbers = [given[k] for k in ("low","high","step") if given.get(k) is not None]
-    require(all(isinstance(v, (int, float)) and not isinstance(v, bool) and math.isfinite(v) for v in numbers), f"The bounds of {name} must be numbers; got {given!r}. YAML reads 1e-4 as a text: write 0.0001.")
-    require(given["low"] <= given["high"], f"The bounds of {name} are the wrong way round: low {given['low']} is above high {given['high']}.")
-    require(not given.get("log") or (given["low"] > 0 and given.get("step") is None), f"A logarithmic scale needs bounds above zero and no step; {name} has {given!r}.")
-    require(given.get("step") is None or given["step"] > 0, f"The step of {name} must be above zero; got {given.get('step')}.")
-    if all(isinstance(v, int) for v in numbers): return IntDistribution(given["low"], given["high"], log=bool(given.get("log")), step=given.get("step") or 1)
-    return FloatDistribution(given["low"], given["high"], log=bool(given.get("log")), step=given.get("step"))
+    return _between(name, given, *(given.get(k) for k in ENTRIES))
 
-# %% ../../nbs/forecast/08_search.ipynb #5fc98672
+def _between(name, given, low, high, log, step):
+    "Bounds, checked"
+    numbers = [v for v in (low, high, step) if v is not None]
+    fine = all(isinstance(v, (int, float)) and not isinstance(v, bool) and math.isfinite(v) for v in numbers) and None not in (low, high)
+    require(fine, f"The bounds of {name} must be numbers; got {given!r}. YAML reads 1e-4 as a text: write 0.0001.")
+    require(low <= high, f"The bounds of {name} are the wrong way round: low {low} is above high {high}.")
+    require(not log or (low > 0 and step is None), f"A logarithmic scale needs bounds above zero and no step; {name} has {given!r}.")
+    require(step is None or step > 0, f"The step of {name} must be above zero; got {step}.")
+    if all(isinstance(v, int) for v in numbers): return IntDistribution(low, high, log=bool(log), step=step or 1)
+    return FloatDistribution(low, high, log=bool(log), step=step)
+
+# %% ../../nbs/forecast/08_search.ipynb #1c71d7c0
 def read_space(
     space:dict, # Name to a list of choices, or to a dictionary of low, high, log, step
     known:dict, # Block to the names it may hold, as from `knobs`
 )->dict: # Name to Optuna's distribution
     "The space of a search, each name and bound checked"
     require(isinstance(space, dict) and len(space) > 0, "The search space is empty; give at least one parameter, such as train.lr.")
-    for name in space:
-        block, _, rest = str(name).partition(".")
-        require(block in known and rest in known[block], f"The search space names {name}, which does not exist; there are " + ", ".join(f"{b}.{k}" for b,v in known.items() for k in v) + ".")
+    there = [f"{b}.{k}" for b,v in known.items() for k in v]
+    for name in space: require(name in there, f"The search space names {name}, which does not exist; there are {', '.join(there)}.")
     return {name: _distribution(name, given) for name, given in space.items()}
 
 def configure(
@@ -115,8 +120,8 @@ def propose(
     asked = [study.ask(fixed_distributions=space) for _ in range(size)]
     return [{k: tidy(t.params[k], d) for k,d in space.items()} for t in asked]
 
-# %% ../../nbs/forecast/08_search.ipynb #4977b348
-class _Held(BaseJournalFileLock):
+# %% ../../nbs/forecast/08_search.ipynb #88d9a940
+class _Held:
     "The journal's own lock does nothing: the whole search holds a lock"
     def acquire(self): return True
     def release(self): return None
@@ -133,7 +138,8 @@ def journal(
         try: fcntl.flock(f, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError: raise LobError(f"Another process is at work on the search {path.name}; wait for it to end.") from None
         whole_lines(f)
-        yield optuna.create_study(storage=JournalStorage(JournalFileBackend(str(path), lock_obj=_Held())), study_name=name, direction="maximize", load_if_exists=True)
+        storage = JournalStorage(JournalFileBackend(str(path), lock_obj=_Held()))
+        yield optuna.create_study(storage=storage, study_name=name, direction="maximize", load_if_exists=True)
 
 # %% ../../nbs/forecast/08_search.ipynb #9ec4c154
 def attempt(
@@ -205,13 +211,13 @@ def search(
             _tell(study, now, [score(i, results[item_key(i)]) for i in mine])
         return _finished(study.get_trials(deepcopy=False)[:trials], item, space, batch, results, score)
 
-# %% ../../nbs/forecast/08_search.ipynb #598cf0b4
+# %% ../../nbs/forecast/08_search.ipynb #3f7cc5fb
 def _finished(trials, item, space, batch, results, score):
     "The search as a table"
     memory = optuna.create_study(direction="maximize", sampler=optuna.samplers.RandomSampler(seed=0))
     memory.add_trials(trials)
-    rows = [dict(trial=t.number, batch=t.number//batch, key=item_key(configure(item, t.params)), **t.params, score=np.nan if t.value is None else t.value) for t in trials]
-    table = pd.DataFrame(rows)
+    about = lambda t: dict(trial=t.number, batch=t.number//batch, key=item_key(configure(item, t.params)))
+    table = pd.DataFrame([{**about(t), **t.params, "score": np.nan if t.value is None else t.value} for t in trials])
     table = table.assign(best=table.score.cummax().ffill(), failed=[results[k].get("failed", "") for k in table.key])
     why = [f for f in table.failed if f]
     require(table.score.notna().any(), "No trial of the search has a score" + (f"; the first was refused: {why[0]}" if why else "."), TooShortError)
@@ -280,7 +286,7 @@ def gains(
     for k in dict.fromkeys(found.table.key): each[k] = (0., np.nan) if k == found.default_key else paired(y, valid_forecasts(folder, k, labels), base, block)
     return pd.DataFrame([(t, *each[k]) for t,k in zip(found.table.trial, found.table.key)], columns=["trial","gain","se"])
 
-# %% ../../nbs/forecast/08_search.ipynb #40ee625a
+# %% ../../nbs/forecast/08_search.ipynb #2700ac43
 def fig_history(
     found:Search, # A finished search
 ): # (fig, table)
@@ -301,7 +307,8 @@ def importance(
     "Share of the spread of scores that a parameter explains by itself (functional ANOVA, Hutter et al. 2014)"
     scores = found.table.score.dropna()
     if len(scores) < 4 or np.ptp(scores) == 0: return pd.Series(dtype=float)
-    return pd.Series(optuna.importance.get_param_importances(found.study, evaluator=optuna.importance.FanovaImportanceEvaluator(seed=seed))).sort_values(ascending=False)
+    forest = optuna.importance.FanovaImportanceEvaluator(seed=seed)
+    return pd.Series(optuna.importance.get_param_importances(found.study, evaluator=forest)).sort_values(ascending=False)
 
 def fig_importance(
     share:pd.Series, # From `importance`
@@ -312,7 +319,7 @@ def fig_importance(
     ax.set(yticks=range(len(share)), yticklabels=share.index, xlabel="share of the spread of scores", xlim=(0, 1)); ax.invert_yaxis()
     return fig, share.rename("share").rename_axis("parameter").reset_index()
 
-# %% ../../nbs/forecast/08_search.ipynb #ed85b93f
+# %% ../../nbs/forecast/08_search.ipynb #1a215f81
 def fig_slices(
     found:Search, # A finished search
     space:dict, # From `read_space`
@@ -327,7 +334,7 @@ def fig_slices(
         x = [choices.index(v) for v in t[name]] if choices else t[name]
         ax.scatter(x, t.score, c=t.trial, cmap="Blues", vmin=-len(t), vmax=len(t), s=16)
         ax.set_xlabel(name)
-        if choices: ax.set_xticks(range(len(choices)), [str(c) for c in choices], fontsize=7, rotation=20 if max(len(str(c)) for c in choices) > 6 else 0); ax.set_xlim(-.5, len(choices)-.5)
+        if choices: ax.set(xticks=range(len(choices)), xticklabels=[str(c).replace("+", "\n+") for c in choices], xlim=(-.5, len(choices)-.5))
         elif d.log: ax.set_xscale("log")
     for ax in axs[:,0]: ax.set_ylabel("correlation, validation")
     return fig, t[["trial",*space,"score"]]

@@ -34,7 +34,7 @@ def valid_score(
     scores = valid_scores(item, result)
     return float(np.mean(scores)) if scores else float("nan")
 
-# %% ../../nbs/forecast/08b_trials.ipynb #150e880f
+# %% ../../nbs/forecast/08b_trials.ipynb #fff3cd15
 APART = ("symbol","seed","data","code") # What may differ between two trials of one configuration
 
 def _number(x): return float(x) if np.isfinite(x) else None
@@ -42,8 +42,8 @@ def _number(x): return float(x) if np.isfinite(x) else None
 def _record(item, result, study):
     "A line of the log"
     config = {k: v for k,v in item.items() if k not in APART}
-    return dict(key=item_key(item), study=study, **{k: item.get(k) for k in APART}, model=item.get("model"), configuration=item_key(config), score=_number(valid_score(item, result)),
-                scores=[_number(s) for s in valid_scores(item, result)], failed=result.get("failed"), config=config)
+    return dict(key=item_key(item), study=study, **{k: item.get(k) for k in APART}, model=item.get("model"), configuration=item_key(config), config=config,
+                score=_number(valid_score(item, result)), scores=[_number(s) for s in valid_scores(item, result)], failed=result.get("failed"))
 
 def whole_lines(
     f, # File open for reading and writing, in bytes
@@ -92,7 +92,7 @@ def trials(
     rows = [r for f in files for r in _parsed(f.read_bytes().rpartition(b"\n")[0], f)]
     return pd.DataFrame(rows, columns=COLUMNS).astype(dict(score=float)).drop_duplicates("key", ignore_index=True)
 
-# %% ../../nbs/forecast/08b_trials.ipynb #d6637911
+# %% ../../nbs/forecast/08b_trials.ipynb #070c7d38
 def tried(
     table:pd.DataFrame, # From `trials`
     by=("symbol",), # Columns to count within; none for one count of all
@@ -101,5 +101,5 @@ def tried(
     def one(g):
         each = g.groupby("configuration").score.mean()
         return pd.Series(dict(trials=len(g), configurations=g.configuration.nunique(), best=each.max(), sd=each.std()))
-    out = pd.DataFrame([{**dict(zip(by, k)), **one(g)} for k,g in table.groupby(list(by))] if by else [one(table)], columns=[*by,"trials","configurations","best","sd"])
-    return out.astype(dict(trials=int, configurations=int, best=float, sd=float))
+    rows = [{**dict(zip(by, k)), **one(g)} for k,g in table.groupby(list(by))] if by else [one(table)]
+    return pd.DataFrame(rows, columns=[*by,"trials","configurations","best","sd"]).astype(dict(trials=int, configurations=int, best=float, sd=float))
