@@ -143,7 +143,7 @@ def against_base(
                                  **paired(w.y, w.a, w.b, block, n_boot, seed)))
     return pd.DataFrame(rows, columns=["question","name","change","model","against","symbol","horizon","variant","base","difference","lo","hi","n"])
 
-# %% ../../nbs/forecast/08a_ablations.ipynb #a7c8b7e7
+# %% ../../nbs/forecast/08a_ablations.ipynb #e803ee3f
 def _spots(table):
     "Rows of the figure from the top: (y, question, None) for a heading, (y, question, name) for a variant"
     out, y = [], 0.
@@ -161,7 +161,7 @@ def fig_ablations(
     "Difference from the base by question, a panel a horizon"
     spots, horizons = _spots(table), sorted(table.horizon.unique())
     fig, axs = plt.subplots(1, len(horizons), figsize=(WIDTH, .5 + .21*(spots[-1][0]+1)), sharey=True, squeeze=False)
-    by = {(r.name, r.horizon): r for r in table.rename_axis(None).itertuples(index=False) for r in [r]}
+    by = {(r.name, r.horizon): r for r in table.itertuples(index=False)}
     for h, ax in zip(horizons, axs[0]):
         ax.axvline(0, color="k", lw=.8, zorder=0)
         for y,_,n in spots:

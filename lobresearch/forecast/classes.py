@@ -19,7 +19,7 @@ from .scoring import calibration, pairs
 from ..market.labels import apply_threshold, fit_threshold
 from ..plots import COLORS, LABELS, WIDTH
 
-# %% ../../nbs/forecast/06a_classes.ipynb #481707cc
+# %% ../../nbs/forecast/06a_classes.ipynb #da744209
 @nb.njit(cache=True)
 def _areas(count, slope):
     "AUC and average precision of falls and rises by rank (ascending), (2, ranks); fills the influence of one of them on both, (2, ranks, 2)"
@@ -31,8 +31,9 @@ def _areas(count, slope):
         a += up*F*r*r; b += up*T*r*r
         slope[0,g,0], slope[0,g,1] = (T - up/2)*p*n, -b*p
         slope[1,g,0], slope[1,g,1] = (N - F + down/2)*n*p, (T*r + a)*p
-        auc += up*slope[1,g,0]; ap += up*T*r*p
+        auc += up*(N - F + down/2); ap += up*T*r*p
         T -= up; F -= down
+    auc /= P*N
     for g in range(count.shape[1]):
         slope[0,g,0] -= auc*n; slope[1,g,0] -= auc*p; slope[1,g,1] -= ap*p
     return auc, ap
@@ -116,13 +117,13 @@ def chances(
     out[:,np.array(state["classes"]) + 1] = p/p.sum(1, keepdims=True)
     return out/out.sum(1, keepdims=True)
 
-# %% ../../nbs/forecast/06a_classes.ipynb #ae94001d
-def _summands(k, p, shares):
-    "(rows, 13): true × predicted class, Brier score, that of the shares, log loss, that of the shares"
+# %% ../../nbs/forecast/06a_classes.ipynb #fe88acbd
+def _summands(k, p, valid, train):
+    "(rows, 15): true × predicted class, then Brier score and log loss, each of p and of both shares"
     at, said = (np.asarray(k) + 1).astype(int), p.argmax(1)
     true, rows = np.eye(3)[at], np.arange(len(at))
-    return np.column_stack([(true[:,:,None]*np.eye(3)[said][:,None]).reshape(-1, 9), ((p - true)**2).sum(1), ((shares - true)**2).sum(1),
-                            -np.log(p[rows,at]), -np.log(shares[at])])
+    return np.column_stack([(true[:,:,None]*np.eye(3)[said][:,None]).reshape(-1, 9), *(((q - true)**2).sum(1) for q in (p, valid, train)),
+                            -np.log(p[rows,at]), *(-np.log(q[at]) for q in (valid, train))])
 
 def _cells(S): return S[...,:9].reshape(*S.shape[:-1], 3, 3)
 
@@ -138,11 +139,14 @@ def _mcc(S):
     spread = (n**2 - (t**2).sum(-1))*(n**2 - (s**2).sum(-1))
     return _ratio(np.einsum("...ii->...", C)*n - (t*s).sum(-1), np.sqrt(np.where(spread > 1e-9*n**4, spread, 0.)))
 
-SCORES = {"accuracy": lambda S: _ratio(np.einsum("...ii->...", _cells(S)), _cells(S).sum((-1,-2))), "macro_f1": _macro_f1, "mcc": _mcc,
-          "brier": lambda S: _ratio(S[...,9], _cells(S).sum((-1,-2))), "brier_skill": lambda S: 1 - _ratio(S[...,9], S[...,10]),
-          "log_loss": lambda S: _ratio(S[...,11], _cells(S).sum((-1,-2))), "log_skill": lambda S: 1 - _ratio(S[...,11], S[...,12])}
+def _skill(i, j): return lambda S: 1 - _ratio(S[...,i], S[...,j])
+def _mean(i): return lambda S: _ratio(S[...,i], S[...,:9].sum(-1))
 
-# %% ../../nbs/forecast/06a_classes.ipynb #d835fdf3
+SCORES = {"accuracy": lambda S: _ratio(np.einsum("...ii->...", _cells(S)), S[...,:9].sum(-1)), "macro_f1": _macro_f1, "mcc": _mcc,
+          "brier": _mean(9), "brier_skill": _skill(9, 10), "brier_skill_train": _skill(9, 11),
+          "log_loss": _mean(12), "log_skill": _skill(12, 13), "log_skill_train": _skill(12, 14)}
+
+# %% ../../nbs/forecast/06a_classes.ipynb #bf304bc7
 def _slope(f, S, step=1e-3):
     "Derivative of a score by each of its sums, (…, k)"
     return np.stack([(f(S + e) - f(S - e))/(2*step) for e in step*np.eye(S.shape[-1])], -1)
@@ -174,20 +178,21 @@ def studentised(
 def class_scores(
     k, # Classes in order of time, -1, 0, 1, (rows,)
     p, # Their chances, (rows, 3)
-    shares, # Shares of the classes in training, (3,)
+    valid, # Shares of the classes on validation, (3,)
+    train, # Shares of the classes in training, (3,)
     block:int, # Rows of a block
     n:int, # Resamples
     seed:int, # Of the resamples
     level:float=.95, # Of the intervals
-)->dict: # `SCORES` with _lo, _hi, _se; majority (accuracy of training's most frequent class), brier_base, log_base, said_down, said_flat, said_up (shares)
+)->dict: # `SCORES` with _lo, _hi, _se; majority (accuracy of validation's most frequent class), brier_base, log_base (of its shares), said_down, said_flat, said_up (shares)
     "Scores of the predicted classes and of their chances"
-    k, p, shares = np.asarray(k, float), np.asarray(p, float), np.clip(np.asarray(shares, float), 1e-9, 1)
-    require(p.shape == (len(k), 3) and shares.shape == (3,) and len(k) > 0 and bool(np.isfinite(k).all()),
-            f"Chances must be (rows, 3), shares (3,) and classes (rows,) without gaps; got {p.shape}, {shares.shape} and {k.shape}.")
-    M = _summands(k, p, shares)
+    k, p, *shares = (np.asarray(v, float) for v in (k, p, valid, train))
+    require(p.shape == (len(k), 3) and all(q.shape == (3,) for q in shares) and len(k) > 0 and bool(np.isfinite(k).all()),
+            f"Chances must be (rows, 3), shares (3,) and classes (rows,) without gaps; got {p.shape}, {shares[0].shape}, {shares[1].shape} and {k.shape}.")
+    M = _summands(k, p, *(np.clip(q, 1e-9, 1) for q in shares))
     said = np.bincount(p.argmax(1), minlength=3)/len(k)
-    return {**studentised(SCORES, M, block, n, seed, level), "majority": float((k == shares.argmax() - 1).mean()), "brier_base": float(M[:,10].mean()),
-            "log_base": float(M[:,12].mean()), **{f"said_{c}": float(v) for c,v in zip(("down", "flat", "up"), said)}}
+    return {**studentised(SCORES, M, block, n, seed, level), "majority": float((k == shares[0].argmax() - 1).mean()), "brier_base": float(M[:,10].mean()),
+            "log_base": float(M[:,13].mean()), **{f"said_{c}": float(v) for c,v in zip(("down", "flat", "up"), said)}}
 
 # %% ../../nbs/forecast/06a_classes.ipynb #08921974
 def reliability(
@@ -206,7 +211,7 @@ def calibration_error(
     w = bins.n/bins.n.sum()
     return float(w @ (bins.share - bins.chance).abs()), float((2/np.pi)**.5*(w @ bins.se))
 
-# %% ../../nbs/forecast/06a_classes.ipynb #cee9694d
+# %% ../../nbs/forecast/06a_classes.ipynb #ed1d903e
 def class_table(
     predictions:pd.DataFrame, # Long table of forecasts, splits valid and test among them
     labels:dict, # Symbol to raw labels: columns `r_10`, …, index ts
@@ -236,13 +241,16 @@ def _row(known, fit, y, y_hat, block, n, seed, share, bins):
     try:
         require(fit is not None and len(y) > 0, "There are no forecasts on validation or none on test.", TooShortError)
         cut = fit_threshold(known, np.isfinite(known), share)
-        state = fit_chances(fit[1], apply_threshold(fit[0], cut))
+        learned = apply_threshold(fit[0], cut)
+        state = fit_chances(fit[1], learned)
     except TooShortError as e: return {**out, "note": str(e)}, None
-    shares, k, p = (np.array([(apply_threshold(known, cut) == c).sum() for c in (-1,0,1)]), apply_threshold(y, cut), chances(y_hat, state))
+    k, p, old = apply_threshold(y, cut), chances(y_hat, state), apply_threshold(known, cut)
     b = reliability(k == 1, p[:,2], bins, block)
     ece, floor = calibration_error(b)
-    seen = {f"share_{c}": float((k == v).mean()) for c,v in (("down",-1), ("flat",0), ("up",1))}
-    return {**out, **class_scores(k, p, shares/shares.sum(), block, n, seed), "ece": ece, "ece_floor": floor, **cut, **seen}, b
+    seen = {f"share_{c}": float(v) for c,v in zip(("down","flat","up"), _shares(k))}
+    return {**out, **class_scores(k, p, _shares(learned), _shares(old), block, n, seed), "ece": ece, "ece_floor": floor, **cut, **seen}, b
+
+def _shares(k): return np.array([(k == c).sum() for c in (-1,0,1)])/np.isfinite(k).sum()
 
 # %% ../../nbs/forecast/06a_classes.ipynb #b88c9bd4
 def fig_reliability(

@@ -152,7 +152,7 @@ def verdict(
     groups = [g.sort_values("pearson", ascending=False, kind="stable") for _,g in v.groupby(["symbol","horizon"], sort=False)]
     return pd.concat(groups, ignore_index=True) if groups else v
 
-# %% ../../nbs/forecast/06c_ranking.ipynb #74110e1b
+# %% ../../nbs/forecast/06c_ranking.ipynb #e9ce30de
 def _num(x, f=".3f"): return "–" if pd.isna(x) else format(x, f).replace("-", "−")
 def _p(p): return "not tested" if pd.isna(p) else "p < 0.001" if p < .001 else f"p = {p:.3f}"
 def _list(models):
@@ -174,7 +174,8 @@ def finding(
     "What came out, in words"
     got = v[v.chosen]
     if not len(got): return "No model has a correlation on validation, so none is chosen."
-    c, told = got.iloc[0], [_opening(got.iloc[0]), _versus(got.iloc[0], v), _hindsight(got.iloc[0], v), _set(v), _shares(v), _reach(got.iloc[0])]
+    c = got.iloc[0]
+    told = [_opening(c), _versus(c, v), _hindsight(c, v), _set(v), _shares(v), _reach(c)]
     return " ".join([*(t for t in told if t), *failures(v)])
 
 def _opening(c): return f"Chosen on validation: {label(c['model'])}. On test its correlation is {_range(c, 'pearson')}, its R² {_num(100*c['r2'], '.2f')} %."
@@ -184,8 +185,9 @@ def _versus(c, v):
     if c["model"] == "ridge": return "Nothing did better on validation than the straight line."
     if not len(ridge): return ""
     if pd.isna(c["diff"]): return ""
-    said = dict(better="higher than ridge's beyond chance", worse="lower than ridge's beyond chance", alike="not told from ridge's", untested="beside ridge's, without a test,")
-    return (f"That is {said[relation(c)]} ({_num(ridge.iloc[0].pearson)}): the difference is {_range(c, 'diff')}; "
+    said = dict(better="That is higher than ridge's, beyond chance", worse="That is lower than ridge's, beyond chance", alike="That is not told from ridge's",
+                untested="That is not tested against ridge's")
+    return (f"{said[relation(c)]} ({_num(ridge.iloc[0].pearson)}): the difference is {_range(c, 'diff')}; "
             f"the squared error is {'smaller' if c['gain'] > 0 else 'larger'}, {_p(c['p'])} by Diebold and Mariano.")
 
 def _hindsight(c, v):
@@ -196,7 +198,8 @@ def _set(v):
     if v.inside.isna().all(): return "The rows are too few for a confidence set."
     inside = v[v.inside.fillna(False)].model.tolist()
     who = f"all {len(v)} models." if len(inside) == len(v) else f"{_list(inside)}; {len(v)-len(inside)} of {len(v)} are out."
-    return f"In the {100*(1-SIZE):.0f} % confidence set of the smallest squared error: {who}" + (" Zero is in it: in squared error none is shown to be better than no forecast at all." if "zero" in inside else "")
+    floor = " Zero is in it: in squared error none is shown to be better than no forecast at all." if "zero" in inside else ""
+    return f"In the {100*(1-SIZE):.0f} % confidence set of the smallest squared error: {who}{floor}"
 
 def _shares(v):
     s = v[v.share.notna() & (v.chosen | (v.model == "ridge"))]
