@@ -90,7 +90,7 @@ def _bounds(theta, se, draws, errors, level, limits=(0., 1.)):
     reach = np.where(se > 1e-12, np.quantile(t, level, axis=0, method="higher")*se, 0.)
     return np.maximum(theta - reach, limits[0]), np.minimum(theta + reach, limits[1]), se
 
-# %% ../../nbs/forecast/06a_classes.ipynb #95294f1e
+# %% ../../nbs/forecast/06a_classes.ipynb #face0277
 def fit_chances(
     y_hat, # Forecasts of the validation rows, bps, (rows,)
     k, # Their classes from `apply_threshold`: -1, 0, 1, (rows,); NaN where there is no label
@@ -102,7 +102,7 @@ def fit_chances(
     require(ok.sum() >= 20 and len(np.unique(k[ok])) >= 2,
             f"Chances take at least 20 validation rows of two classes; there are {ok.sum()} rows of {len(np.unique(k[ok]))}.", TooShortError)
     scale = float(y_hat[ok].std()) or 1.
-    f = LogisticRegression(C=np.inf, max_iter=500).fit(y_hat[ok,None]/scale, k[ok])
+    f = LogisticRegression(C=np.inf, tol=1e-7, max_iter=1000).fit(y_hat[ok,None]/scale, k[ok])
     w, b = (np.r_[0, f.coef_[0]], np.r_[0, f.intercept_]) if len(f.classes_) == 2 else (f.coef_[:,0], f.intercept_)
     return dict(scale=scale, slopes=w.tolist(), bias=b.tolist(), classes=[int(c) for c in f.classes_])
 
@@ -146,7 +146,7 @@ SCORES = {"accuracy": lambda S: _ratio(np.einsum("...ii->...", _cells(S)), S[...
           "brier": _mean(9), "brier_skill": _skill(9, 10), "brier_skill_train": _skill(9, 11),
           "log_loss": _mean(12), "log_skill": _skill(12, 13), "log_skill_train": _skill(12, 14)}
 
-# %% ../../nbs/forecast/06a_classes.ipynb #bf304bc7
+# %% ../../nbs/forecast/06a_classes.ipynb #94545d9c
 def _slope(f, S, step=1e-3):
     "Derivative of a score by each of its sums, (…, k)"
     return np.stack([(f(S + e) - f(S - e))/(2*step) for e in step*np.eye(S.shape[-1])], -1)
@@ -184,7 +184,7 @@ def class_scores(
     n:int, # Resamples
     seed:int, # Of the resamples
     level:float=.95, # Of the intervals
-)->dict: # `SCORES` with _lo, _hi, _se; majority (accuracy of validation's most frequent class), brier_base, log_base (of its shares), said_down, said_flat, said_up (shares)
+)->dict: # `SCORES` with _lo, _hi, _se; majority (accuracy of validation's most frequent class), brier_base, log_base (of its shares); said_down, said_flat, said_up
     "Scores of the predicted classes and of their chances"
     k, p, *shares = (np.asarray(v, float) for v in (k, p, valid, train))
     require(p.shape == (len(k), 3) and all(q.shape == (3,) for q in shares) and len(k) > 0 and bool(np.isfinite(k).all()),

@@ -17,12 +17,12 @@ from .tcn import columns
 
 slope = torch.ops.aten.sigmoid_backward.grad_input # gradient, and the sigmoid it passed
 
-# %% ../../nbs/forecast/02b_recurrent.ipynb #1e25c503
+# %% ../../nbs/forecast/02b_recurrent.ipynb #7228cfbd
 class _Steps(torch.autograd.Function):
     "Gates (B, T, 4*hidden) and doubled recurrent weights (hidden, 4*hidden) to the last state of n windows, (B, n, hidden)"
     @staticmethod
     def forward(ctx, gates, w, window, first, n, every): # the first window starts at `first`, the next `every` seconds later
-        (B, T, G), span, past, h, c = gates.shape, (n-1)*every + 1, [], None, None
+        (B, _, G), span, past, h, c = gates.shape, (n-1)*every + 1, [], None, None
         for k in range(window):
             s = gates[:,first+k:first+k+span:every].reshape(B*n, G).clone()
             if k: s.addmm_(h, w)
