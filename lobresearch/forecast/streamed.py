@@ -5,13 +5,13 @@
 # %% auto #0
 __all__ = ['SAMPLE', 'IDLE', 'Moments', 'roles_at', 'input_pieces', 'prepare_streamed']
 
-# %% ../../nbs/forecast/00b_streamed.ipynb #10bf6410
+# %% ../../nbs/forecast/00b_streamed.ipynb #fd930bd1
 import os
 from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
-from ..data.book import book_columns, mid
+from ..data.book import mid
 from ..data.grid import grid_parts
 from ..data.seconds import segments
 from ..errors import DataError, require
