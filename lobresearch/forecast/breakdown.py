@@ -15,7 +15,7 @@ from ..evidence.bootstrap import MIN_BLOCKS, default_block, intervals
 from .scoring import pairs
 from ..plots import COLORS, LABELS, WIDTH
 
-# %% ../../nbs/forecast/06b_breakdown.ipynb #9c9dd1b7
+# %% ../../nbs/forecast/06b_breakdown.ipynb #3aa04fec
 KINDS = {"all": "all seconds", "day": "day (UTC)", "hour": "hour of day (UTC)", "volatility": "volatility over the last 300 s"}
 TERCILES = ("low", "middle", "high")
 
@@ -33,32 +33,35 @@ def cells(
     ts, # int64 microseconds UTC, (rows,)
     vol, # Realised volatility known at each second, (rows,)
     cuts, # From `fit_terciles`
-)->pd.DataFrame: # Index ts; all, day, hour, volatility: names of cells, None where there is none
+)->pd.DataFrame: # Index ts; all, day, hour, volatility: names of cells, "" where there is none
     "Which cell of each kind a second lies in"
     when, vol = pd.to_datetime(np.asarray(ts, np.int64), unit="us"), np.asarray(vol, float)
     require(len(when) == len(vol), f"ts has {len(when)} rows and the volatility {len(vol)}; they must be the same rows.")
-    third = np.array([*TERCILES, None], object)[np.where(np.isnan(vol), 3, np.searchsorted(cuts, vol, side="left"))]
+    third = np.array([*TERCILES, ""])[np.where(np.isnan(vol), 3, np.searchsorted(cuts, vol, side="left"))]
     return pd.DataFrame({"all": "all", "day": when.strftime("%Y-%m-%d"), "hour": when.strftime("%H"), "volatility": third}, index=pd.Index(ts, name="ts"))
 
-# %% ../../nbs/forecast/06b_breakdown.ipynb #ca190c14
+# %% ../../nbs/forecast/06b_breakdown.ipynb #c27af926
 def cell_scores(
     y, # Raw returns in order of time, bps, (rows,)
     y_hat, # Forecasts, bps, (rows,)
-    cell, # Name of each row's cell, (rows,); None where it has none
+    cell, # Name of each row's cell, (rows,); "" where it has none
     block:int, # Rows of a block, at least ten horizons
     n:int, # Resamples
     seed:int, # Of the resamples
 )->pd.DataFrame: # cell, blocks, n, pearson and r2 with _lo, _hi, _se, note; in order of name, terciles from low to high
     "Correlation, and R² against zero, in each cell"
-    y, y_hat, cell = np.asarray(y, float), np.asarray(y_hat, float), np.asarray(cell, object)
+    y, y_hat, cell = np.asarray(y, float), np.asarray(y_hat, float), np.asarray(cell, str)
     require(len(y) == len(y_hat) == len(cell), f"y, y_hat and cell must be the same rows; they have {len(y)}, {len(y_hat)} and {len(cell)}.")
     ok, rows = np.isfinite(y) & np.isfinite(y_hat), []
-    have = {c for c in cell[ok] if c is not None}
-    for c in [*(t for t in TERCILES if t in have), *sorted(have - set(TERCILES))]:
+    for c in _order(cell[ok]):
         i = ok & (cell == c)
         s = intervals(y[i], y_hat[i], block, n, seed, ("pearson","r2"))
         rows.append(dict(cell=c, blocks=int(i.sum()//block), **s, note=_note(s)))
     return pd.DataFrame(rows)
+
+def _order(cell):
+    have = set(cell) - {""}
+    return [*(str(t) for t in TERCILES if t in have), *sorted(str(c) for c in have - set(TERCILES))]
 
 def _note(s):
     if np.isnan(s["pearson"]): return "a constant series has no correlation"
@@ -80,7 +83,7 @@ def homogeneity(
     chance = np.ptp(np.random.default_rng(seed).normal(0, se, (draws, len(se))), axis=1)
     return dict(cells=len(t), spread=float(np.ptp(v)), by_chance=float(np.quantile(chance, .95)), statistic=float(w.statistic), p=float(w.pvalue))
 
-# %% ../../nbs/forecast/06b_breakdown.ipynb #605c845b
+# %% ../../nbs/forecast/06b_breakdown.ipynb #9c3e0de8
 def breakdown(
     predictions:pd.DataFrame, # Long table of forecasts
     labels:dict, # Symbol to raw labels: columns `r_10`, …, index ts
@@ -96,8 +99,7 @@ def breakdown(
         mine = predictions[predictions.symbol == s]
         if not (mine.split == split).any(): continue
         ts, got = pairs(mine, labels, s, split)
-        at = where[s].reindex(ts)
-        at = at.astype(object).where(at.notna(), None)
+        at = where[s].reindex(ts).fillna("")
         for (m,h),(y,y_hat) in got.items():
             if m not in models.get((s,h), ()): continue
             out += [cell_scores(y, y_hat, at[k], default_block(h), n, seed).assign(symbol=s, horizon=h, model=m, kind=k) for k in KINDS]
@@ -112,13 +114,14 @@ def homogeneity_table(
     "`homogeneity` of each breakdown, with p-values corrected for their number (Holm)"
     from statsmodels.stats.multitest import multipletests
     keys, t = ["symbol","horizon","model","kind"], table[table.kind != "all"]
-    out = pd.DataFrame([dict(zip(keys, k), **homogeneity(g, measure, seed)) for k,g in t.groupby(keys, sort=False)], columns=[*keys,"cells","spread","by_chance","statistic","p"])
+    got = [dict(zip(keys, k), **homogeneity(g, measure, seed)) for k,g in t.groupby(keys, sort=False)]
+    out = pd.DataFrame(got, columns=[*keys,"cells","spread","by_chance","statistic","p"])
     known = out.p.notna().to_numpy()
     out["p_holm"] = np.nan
     if known.any(): out.loc[known,"p_holm"] = multipletests(out.p[known], method="holm")[1]
     return out
 
-# %% ../../nbs/forecast/06b_breakdown.ipynb #22215b7f
+# %% ../../nbs/forecast/06b_breakdown.ipynb #86ff8ffd
 def fig_breakdown(
     table:pd.DataFrame, # From `breakdown`
     horizon:int, # Seconds
@@ -128,13 +131,14 @@ def fig_breakdown(
 ): # (fig, table)
     "Scores by cell, a row a symbol and a column a kind; open dots have no interval, the line is the score of all seconds"
     t = table[(table.horizon == horizon) & table.kind.isin(kinds)]
-    symbols, wide = list(dict.fromkeys(t.symbol)), [max(3, t[t.kind == k].cell.nunique()) for k in kinds]
-    fig, axs = plt.subplots(len(symbols), len(kinds), figsize=(WIDTH, (.3 + .05*(len(symbols) == 1))*WIDTH*len(symbols)), sharey="row", sharex="col", squeeze=False, width_ratios=wide)
+    symbols, names = list(dict.fromkeys(t.symbol)), [_order(t[t.kind == k].cell) for k in kinds]
+    fig, axs = plt.subplots(len(symbols), len(kinds), figsize=(WIDTH, (.1 + .27*len(symbols))*WIDTH), sharey="row", sharex="col", squeeze=False,
+                            width_ratios=[max(3, len(v)) for v in names])
     for i,s in enumerate(symbols):
         for j,k in enumerate(kinds):
             whole = table[(table.horizon == horizon) & (table.symbol == s) & (table.kind == "all")]
-            _panel(axs[i,j], t[(t.symbol == s) & (t.kind == k)], whole, measure, list(dict.fromkeys(c for c in (*TERCILES, *sorted(t[t.kind == k].cell.unique())) if (t[t.kind == k].cell == c).any())))
-            axs[i,j].set_title(f"{s}, {horizon} s" if j == 0 else "")
+            _panel(axs[i,j], t[(t.symbol == s) & (t.kind == k)], whole, measure, names[j])
+        axs[i,0].set_title(f"{s}, {horizon} s")
         axs[i,0].set_ylabel(words)
     for j,k in enumerate(kinds): axs[-1,j].set_xlabel(KINDS[k])
     got = {l: h for ax in axs.flat for h,l in zip(*ax.get_legend_handles_labels())}

@@ -166,7 +166,7 @@ def _tell(study, trials, scores):
         if math.isfinite(s): study.tell(t.number, s)
         else: study.tell(t.number, state=TrialState.FAIL)
 
-# %% ../../nbs/forecast/08_search.ipynb #83a29f1d
+# %% ../../nbs/forecast/08_search.ipynb #a7763801
 class Search(NamedTuple):
     "A finished search"
     study: object # Optuna's study, in memory, for its own tools
@@ -175,10 +175,10 @@ class Search(NamedTuple):
     default_key: str # Its key
     results: dict # Key to what the work returned
 
-def _keyed(fn, items, results, workers, keep, executor):
+def _keyed(fn, items, results, keep, **how):
     "Work on items, equal ones once"
     items = {item_key(i): i for i in items}
-    done = map_items(partial(attempt, fn=fn), list(items.values()), workers, keep, "trials", executor)
+    done = map_items(partial(attempt, fn=fn), list(items.values()), keep=keep, what="trials", **how)
     results.update(zip(items, done))
     return list(items.values()), done
 
@@ -189,12 +189,12 @@ def search(
     trials:int, # How many
     seed:int, # Of the proposals
     folder, # Where journal and finished trials are kept; must survive a rerun of the stage
-    batch:int=4, # Trials proposed at a time; more workers than this have nothing to do
+    batch:int=8, # Trials proposed at a time; more workers than this have nothing to do
     workers:int=1, # Processes
     log=None, # File of the log of trials, see `log_trials`
     name:str="search", # Name under which the trials count
     score=valid_score, # Function of (item, result) to what is maximised
-    executor=None, # As in `map_items`
+    **how, # executor, cluster: as in `map_items`
 )->Search:
     "Search, or go on searching"
     require(trials >= 1 and batch >= 1, f"A search needs one trial and a batch of one or more; got {trials} and {batch}.")
@@ -206,7 +206,7 @@ def search(
             _extend(study, space, seed, b, batch, hi)
             now = study.get_trials(deepcopy=False)[lo:hi]
             mine = [configure(item, t.params) for t in now]
-            items, done = _keyed(fn, mine if b else [item, *mine], results, workers, folder, executor)
+            items, done = _keyed(fn, mine if b else [item, *mine], results, folder, workers=workers, **how)
             if log is not None: log_trials(log, items, done, name)
             _tell(study, now, [score(i, results[item_key(i)]) for i in mine])
         return _finished(study.get_trials(deepcopy=False)[:trials], item, space, batch, results, score)

@@ -34,16 +34,17 @@ def valid_score(
     scores = valid_scores(item, result)
     return float(np.mean(scores)) if scores else float("nan")
 
-# %% ../../nbs/forecast/08b_trials.ipynb #fff3cd15
-APART = ("symbol","seed","data","code") # What may differ between two trials of one configuration
+# %% ../../nbs/forecast/08b_trials.ipynb #cc0f9a06
+APART = ("symbol","seed","oof","variant","data","code","truth") # What may differ between two trials of one configuration
 
 def _number(x): return float(x) if np.isfinite(x) else None
 
 def _record(item, result, study):
     "A line of the log"
     config = {k: v for k,v in item.items() if k not in APART}
-    return dict(key=item_key(item), study=study, **{k: item.get(k) for k in APART}, model=item.get("model"), configuration=item_key(config), config=config,
-                score=_number(valid_score(item, result)), scores=[_number(s) for s in valid_scores(item, result)], failed=result.get("failed"))
+    return dict(key=item_key(item), study=study, model=item.get("variant", item.get("model")), configuration=item_key(config), config=config,
+                score=_number(valid_score(item, result)), scores=[_number(s) for s in valid_scores(item, result)], failed=result.get("failed"),
+                **{k: item.get(k) for k in ("symbol","seed","data","code")})
 
 def whole_lines(
     f, # File open for reading and writing, in bytes
