@@ -80,7 +80,7 @@ def inputs_lookback(
     f = warmup(feature_names(kind, levels, names, columns))
     return max(f if n == "features" else PARTS[n].back for n,_ in parts(kind))
 
-# %% ../../nbs/forecast/00_inputs.ipynb #53afe4bf
+# %% ../../nbs/forecast/00_inputs.ipynb #fe11e784
 HIDDEN = dict(latent=lambda h: h.latent, log_activity=lambda h: np.log(h.activity.clip(lower=1e-6)), drift=lambda h: h.latent*h.activity, side=lambda h: h.side,
               log_left=lambda h: np.log1p(h.left), side_log_left=lambda h: h.side*np.log1p(h.left), side_activity=lambda h: h.side*h.activity)
 
@@ -94,7 +94,8 @@ def hidden_columns(
     require(not lacks, f"The hidden state has no column {', '.join(lacks)}.")
     at = hidden.index.get_indexer(grid.index)
     gone = grid.index[at < 0]
-    require(len(gone) == 0, f"The hidden state lacks {len(gone):,} of the grid's {len(grid):,} seconds, the first at ts {gone[0] if len(gone) else 0}; they must be of one simulation.")
+    require(len(gone) == 0, f"The hidden state lacks {len(gone):,} of the grid's {len(grid):,} seconds, the first at ts {gone[0] if len(gone) else 0}; "
+                            "both must come from one simulation.")
     h = hidden.iloc[at].astype(float)
     return np.stack([f(h).to_numpy() for f in HIDDEN.values()], 1)
 

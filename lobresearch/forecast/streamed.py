@@ -44,7 +44,7 @@ class Moments:
         sd = np.sqrt(self.m2/np.maximum(self.n, 1))
         return dict(mean=[float(v) for v in self.mean], sd=[float(v) if v > 1e-9 else 1. for v in sd])
 
-# %% ../../nbs/forecast/00b_streamed.ipynb #ddf3c913
+# %% ../../nbs/forecast/00b_streamed.ipynb #055f5d74
 def roles_at(
     ts, # int64 microseconds, (rows,)
     split:pd.DataFrame, # ts, increasing, and role
@@ -66,7 +66,8 @@ def _survey(root, symbol, split, levels, sample):
         kept.append(p.iloc[i[(seen + np.arange(len(i))) % step == 0]])
         seen += len(i)
     ts = np.concatenate(ts)
-    if not (np.diff(ts) > 0).all(): raise DataError("the seconds of its days do not follow one another; days that overlap must be adjacent.", Path(root)/f"symbol={symbol}")
+    if not (np.diff(ts) > 0).all():
+        raise DataError("the seconds of its days do not follow one another; days that overlap must be adjacent.", Path(root)/f"symbol={symbol}")
     return ts, np.concatenate(price), np.concatenate(role), pd.concat(kept)
 
 # %% ../../nbs/forecast/00b_streamed.ipynb #64bccd9a
