@@ -131,7 +131,8 @@ def test_statistics_of_columns_that_are_empty_or_constant():
     assert statistics(x) == dict(mean=[1., 0., 4., 2.], sd=[1., 1., 1., 1.])
 
 
-@pytest.mark.parametrize("kind,sentence", [("tape", "no input part 'tape'; inputs are made of book, flow, mass, hidden, features"), ("features", "first part is the picture"),
+@pytest.mark.parametrize("kind,sentence", [("tape", "no input part 'tape'; inputs are made of book, flow, mass, hidden, features"),
+                                           ("features", "first part is the picture"),
                                            ("hidden+book", "first part is the picture"), ("book+book", "may stand once"), ("book+features:none", "features:none"),
                                            ("", "no input part ''"), ("book:10", "no input part 'book:10'"), ("book+features+features:all", "may stand once")])
 def test_what_is_no_input_gets_a_sentence(grid, kind, sentence):
@@ -171,7 +172,8 @@ def test_hidden_state_joins_by_the_clock(simulated):
 
 def test_hidden_state_that_does_not_fit_gets_a_sentence(simulated):
     grid, hidden = simulated
-    with pytest.raises(ParameterError, match=f"lacks 7 of the grid's {len(grid):,} seconds, the first at ts {grid.index[-7]}"): hidden_columns(grid, hidden[hidden.index < grid.index[-7]])
+    with pytest.raises(ParameterError, match=f"lacks 7 of the grid's {len(grid):,} seconds, the first at ts {grid.index[-7]}"):
+        hidden_columns(grid, hidden[hidden.index < grid.index[-7]])
     with pytest.raises(ParameterError, match="no column left"): hidden_columns(grid, hidden.drop(columns="left"))
     split = pd.DataFrame(dict(ts=grid.index, role="train"))
     with pytest.raises(ParameterError, match="needs hidden="): prepare(grid, split, inputs="book+hidden")

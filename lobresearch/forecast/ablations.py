@@ -18,7 +18,7 @@ from .baselines import RIDGES
 from .nets import NETS
 from ..plots import COLORS, OKABE_ITO, WIDTH, color, label
 
-# %% ../../nbs/forecast/08a_ablations.ipynb #344d7bf6
+# %% ../../nbs/forecast/08a_ablations.ipynb #4176dd13
 KEYS = ("question","model","base","net","train","horizons")
 SIZES = ("channels","hidden","trunk","depth","window","heads","layers","band")
 TITLES = {"input form": "Input form", "target": "Target of training", "memory": "TCN or LSTM", "scales": "One scale or two",
@@ -59,7 +59,8 @@ def _variant(name, v, net, train, curve, per_model):
     n = len(words) + bool(h)
     require(n == 1, f"The variant {name} makes {n or 'no'} changes to {base}; it must make one" + (f": {'; '.join(words)}." if words else "."))
     if model in RIDGES: net, train = {}, {}
-    return Variant(v.get("question", "other"), model, base, {**net, **own}, {**train, **how}, curve if h == "curve" else tuple(h), "".join(words), bool(own or how or h))
+    h, new = curve if h == "curve" else tuple(h), bool(own or how or h)
+    return Variant(v.get("question", "other"), model, base, {**net, **own}, {**train, **how}, h, "".join(words), new)
 
 # %% ../../nbs/forecast/08a_ablations.ipynb #bca1d92b
 def _named(model, per_model, sizes=()):
@@ -79,7 +80,7 @@ def _changes(model, base, own, how, net, train, per_model):
         how = {k: x for k,x in how.items() if k not in ("target","ema_alpha")}
     return words + [f"{k} {x}" for k,x in {**own, **how}.items()]
 
-# %% ../../nbs/forecast/08a_ablations.ipynb #73ae4c20
+# %% ../../nbs/forecast/08a_ablations.ipynb #7852eecd
 def plan(
     variants:dict, # From `expand`
     main, # Models of the main table
@@ -88,9 +89,11 @@ def plan(
     "What to train, and what cannot be asked here"
     left, todo = {}, {}
     for name, v in variants.items():
-        lacks = [label(m) for m in dict.fromkeys((v.base, *(() if v.trained else (v.model,)))) if m not in main and not v.horizons]
-        if lacks: left[name] = f"{name} is left out: the main table has no {' and no '.join(lacks)} to hold it against."
-        elif "hidden" in v.net.get("inputs", "").split("+") and not truth: left[name] = f"{name} is left out: it wants the hidden state, which nobody knows of recorded data."
+        wants = () if v.horizons else (v.base,) if v.trained else (v.base, v.model)
+        lacks = [label(m) for m in wants if m not in main]
+        told = "hidden" in v.net.get("inputs", "").split("+")
+        if lacks: left[name] = f"{name} is left out: the main table has no {' and no '.join(lacks)}."
+        elif told and not truth: left[name] = f"{name} is left out: it wants the hidden state, which nobody knows here."
         elif v.trained: todo[name] = dict(model=v.model, net=v.net, train=v.train, **(dict(horizons=list(v.horizons)) if v.horizons else {}))
     return todo, left
 
@@ -112,12 +115,17 @@ def paired(
     d, lo, hi = from_sums(lambda S: m.value(S[...,:k]) - m.value(S[...,k:]), np.concatenate([A, B], 1), block, n_boot, rng)
     return dict(variant=float(m.value(A.sum(0))), base=float(m.value(B.sum(0))), difference=d, lo=lo, hi=hi, n=int(ok.sum()))
 
-# %% ../../nbs/forecast/08a_ablations.ipynb #7885a044
+# %% ../../nbs/forecast/08a_ablations.ipynb #e20fd1fc
 def _mean(predictions, symbol, model, horizon, split, seeds=None):
     "Mean forecast over seeds, by ts; the seeds named, if all of them are there"
     p = predictions[(predictions.symbol == symbol) & (predictions.model == model) & (predictions.horizon == horizon) & (predictions.split == split)]
     if seeds is not None and set(seeds) <= set(p.seed): p = p[p.seed.isin(seeds)]
     return p.groupby("ts").y_hat.mean(), sorted(p.seed.unique())
+
+def _both(predictions, symbol, name, v, horizon, split):
+    "Mean forecasts of a variant and of its base"
+    a, seeds = _mean(predictions, symbol, name if v.trained else v.model, horizon, split)
+    return a, _mean(predictions, symbol, v.base, horizon, split, seeds)[0]
 
 def against_base(
     variants:dict, # From `expand`
@@ -135,8 +143,7 @@ def against_base(
         if v.horizons: continue
         for s in labels:
             for h in horizons:
-                a, seeds = _mean(predictions, s, name if v.trained else v.model, h, split)
-                b, _ = _mean(predictions, s, v.base, h, split, seeds)
+                a, b = _both(predictions, s, name, v, h, split)
                 w = pd.concat([labels[s][f"r_{h}"].rename("y"), a.rename("a"), b.rename("b")], axis=1, join="inner").sort_index().dropna()
                 if not len(w): continue
                 rows.append(dict(question=v.question, name=name, change=v.change, model=v.model, against=v.base, symbol=s, horizon=h,
@@ -176,7 +183,7 @@ def fig_ablations(
     fig.supxlabel("difference in correlation from the base", fontsize=8.5)
     return fig, table
 
-# %% ../../nbs/forecast/08a_ablations.ipynb #cb62b373
+# %% ../../nbs/forecast/08a_ablations.ipynb #8330dfac
 def ablation_words(
     table:pd.DataFrame, # From `against_base`, one symbol
 )->list: # A sentence a question
@@ -184,11 +191,11 @@ def ablation_words(
     out = []
     for q, g in table.groupby("question", sort=False):
         g = g[g.lo.notna()]
-        said = [f"{_called(r)} {'gains' if r.lo > 0 else 'costs'} {abs(r.difference):.3f} [{r.lo:.3f}, {r.hi:.3f}] at {r.horizon} s".replace("-", "−")
-                for r in g.itertuples() if r.lo > 0 or r.hi < 0]
-        rest = len(g) - len(said)
-        text = "; ".join(said) + ("; " if said and rest else "") + (f"{'the other' if said else 'none of the'} {rest} comparison{'s' * (rest > 1)} {'hold' + 's' * (rest == 1) + ' zero' if said else 'stands clear of zero'}" if rest else "")
-        out.append(f"**{TITLES.get(q, q)}**: " + (f"{text}." if len(g) else "too few blocks for an interval."))
+        clear = g[(g.lo > 0) | (g.hi < 0)]
+        said = [f"{_called(r)} {'gains' if r.lo > 0 else 'costs'} {abs(r.difference):.3f} [{r.lo:.3f}, {r.hi:.3f}] at {r.horizon} s" for r in clear.itertuples()]
+        rest = len(g) - len(clear)
+        if rest: said.append(f"{rest}{' other' if said else ''} interval{'s hold' if rest > 1 else ' holds'} zero")
+        out.append(f"**{TITLES.get(q, q)}**: " + ("; ".join(said) if said else "too few blocks for an interval").replace("-", "−") + ".")
     return out
 
 # %% ../../nbs/forecast/08a_ablations.ipynb #f0ad46bb
@@ -227,7 +234,7 @@ def _spread(d):
     if d is None or np.isnan(d).mean() > .1: return {e: np.nan for e in ("_lo","_hi","_se")}
     return dict(_lo=float(np.nanquantile(d, .025)), _hi=float(np.nanquantile(d, .975)), _se=float(np.nanstd(d, ddof=1)))
 
-# %% ../../nbs/forecast/08a_ablations.ipynb #ed296a2f
+# %% ../../nbs/forecast/08a_ablations.ipynb #743d9c49
 def decomposition(
     variants:dict, # From `expand`
     predictions:pd.DataFrame, # Variants and main models
@@ -239,8 +246,8 @@ def decomposition(
     "The parts for each model that was shown the hidden state, all models on the same states"
     pairs, rows = {n: v for n,v in variants.items() if v.question == question}, []
     for (s,h), (ts, r) in replays.items():
-        got = {n: (_mean(predictions, s, v.base, h, split, _mean(predictions, s, n, h, split)[1])[0], _mean(predictions, s, n, h, split)[0]) for n,v in pairs.items()}
-        got = {n: [f.reindex(ts).to_numpy() for f in g] for n,g in got.items() if all(len(f) for f in g)}
+        got = {n: _both(predictions, s, n, v, h, split) for n,v in pairs.items()}
+        got = {n: [f.reindex(ts).to_numpy() for f in (b, a)] for n,(a, b) in got.items() if len(a) and len(b)}
         if not got: continue
         ok = np.isfinite([f for g in got.values() for f in g]).all(0)
         rows += [dict(symbol=s, horizon=h, model=pairs[n].model, **decompose(*(f[ok] for f in g), r[ok], **how)) for n,g in got.items()]
@@ -269,13 +276,14 @@ def fig_decomposition(
     fig.legend(*ax.get_legend_handles_labels(), loc="outside lower center", ncols=4)
     return fig, t
 
-# %% ../../nbs/forecast/08a_ablations.ipynb #19ed7ecd
+# %% ../../nbs/forecast/08a_ablations.ipynb #9490bad9
 def decomposition_words(
     table:pd.DataFrame, # From `decomposition`, one symbol
 )->list: # A sentence a model and horizon
     "The parts in words"
-    pm = lambda r, k: f"{r[k]:.2f} ± {r[k + '_se']:.2f}".replace("-", "−") if np.isfinite(r[k + "_se"]) else f"{r[k]:.2f}".replace("-", "−")
-    return [f"{label(r['model'])}, {r['horizon']} s: reached {pm(r, 'reached')} of the ceiling; {pm(r, 'untold')} is not told to it by the visible past, {pm(r, 'missed')} it misses even when told." for r in table.to_dict("records")]
+    def pm(r, k): return (f"{r[k]:.2f}" + (f" ± {r[k + '_se']:.2f}" if np.isfinite(r[k + "_se"]) else "")).replace("-", "−")
+    return [f"{label(r['model'])}, {r['horizon']} s: reached {pm(r, 'reached')} of the ceiling; {pm(r, 'untold')} is not told to it by the visible past, "
+            f"{pm(r, 'missed')} it misses even when told." for r in table.to_dict("records")]
 
 # %% ../../nbs/forecast/08a_ablations.ipynb #51d94114
 def fig_horizons(

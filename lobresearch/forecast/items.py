@@ -118,7 +118,7 @@ class _Processes(_Team):
         self.idle.append(self.new() if dead else pool)
         return dead
 
-# %% ../../nbs/forecast/04_items.ipynb #7c99e52c
+# %% ../../nbs/forecast/04_items.ipynb #dd9c41b7
 CODE = fingerprint(*sorted(Path(lobresearch.__file__).parent.rglob("*.py"))) # as it was when this process loaded it
 
 def _look(token):
@@ -130,12 +130,14 @@ def _fit_for_work(client, cluster, keep):
     team = client.scheduler_info()["workers"]
     require(len(team) > 0, f"The cluster at {cluster} has no workers; start some with `dask worker {cluster} --nthreads 1`.", LobError)
     wide = [a for a,w in team.items() if w["nthreads"] != 1]
-    require(not wide, f"The worker {wide[0] if wide else ''} would do several items at once in one process; start it with --nthreads 1, and with --nworkers for more workers.", LobError)
+    require(not wide, f"The worker {wide[0] if wide else ''} would do several items at once in one process; start it with --nthreads 1, "
+            "and with --nworkers for more workers.", LobError)
     with tempfile.NamedTemporaryFile(dir=keep, prefix="seen-") as f: answers = client.run(_look, f.name, on_error="return")
     for a, got in answers.items():
         require(not isinstance(got, Exception), f"The worker {a} cannot run lobresearch; install the same version there: {got!r}.", LobError)
         require(got[0], f"The worker {a} does not see {keep}; results must lie on a disk that this machine and all workers share (`keep`).", LobError)
-        require(got[1] == CODE, f"The worker {a} runs another version of lobresearch than this process; install the same there and start both anew, or results could differ.", LobError)
+        require(got[1] == CODE, f"The worker {a} runs another version of lobresearch than this process; install the same there and start both anew, "
+                "or results could differ.", LobError)
 
 # %% ../../nbs/forecast/04_items.ipynb #f46c8149
 class _Dask(_Team):
@@ -155,7 +157,7 @@ class _Dask(_Team):
 
     def _gone(self): return LobError(f"The cluster at {self.where} is gone; what was finished is kept, so run again.")
 
-# %% ../../nbs/forecast/04_items.ipynb #cd2eae47
+# %% ../../nbs/forecast/04_items.ipynb #8de16dae
 def _own_cluster(workers, stack):
     "A Dask cluster on this machine: processes of one thread, no dashboard, nothing said, nothing left behind"
     import dask, logging
@@ -164,7 +166,8 @@ def _own_cluster(workers, stack):
     stack.enter_context(dask.config.set({"distributed.scheduler.allowed-failures": 0})) # deaths are counted here
     scratch = stack.enter_context(tempfile.TemporaryDirectory(prefix="lob-dask-", ignore_cleanup_errors=True))
     made = LocalCluster(n_workers=workers, threads_per_worker=1, processes=True, memory_limit=0, host="127.0.0.1", dashboard_address=None,
-                        scheduler_kwargs=dict(dashboard=False, dashboard_address="127.0.0.1:0"), local_directory=scratch, silence_logs=logging.CRITICAL, asynchronous=False)
+                        scheduler_kwargs=dict(dashboard=False, dashboard_address="127.0.0.1:0"), local_directory=scratch,
+                        silence_logs=logging.CRITICAL, asynchronous=False)
     return _Dask(stack.enter_context(Client(stack.enter_context(made), set_as_default=False, asynchronous=False)), "dask", AGAIN)
 
 def _their_cluster(address, keep, stack):
@@ -189,7 +192,7 @@ def _team(cluster, workers, keep, stack):
 def _inline(fn, jobs):
     for i, item, folder in jobs: yield i, *_one(fn, item, folder)
 
-# %% ../../nbs/forecast/04_items.ipynb #806dd226
+# %% ../../nbs/forecast/04_items.ipynb #53ac7c02
 def _says(folder): return (Path(folder)/"status").read_text() if (Path(folder)/"status").is_file() else ""
 
 def _spread(fn, jobs, team, bar=lambda text: None):
@@ -207,9 +210,10 @@ def _spread(fn, jobs, team, bar=lambda text: None):
             if not team.lost(f): yield i, *f.result(); continue
             deaths[i] += 1
             if deaths[i] <= team.again: queue.append(job); continue
-            yield i, None, "its worker process died" + f", {deaths[i]} times"*(team.again > 0) + " (killed, or out of memory); what other items finished is kept, so run again"
+            often = f", {deaths[i]} times" if team.again else ""
+            yield i, None, f"its worker process died{often} (killed, or out of memory); what other items finished is kept, so run again"
 
-# %% ../../nbs/forecast/04_items.ipynb #0f2c35b0
+# %% ../../nbs/forecast/04_items.ipynb #83b73f72
 def map_items(
     fn, # Function of (item, folder) to what JSON can hold
     items, # Dictionaries that JSON can hold
@@ -222,7 +226,8 @@ def map_items(
     "Work through independent items; what is finished is kept and not done again"
     items, results, failed, cluster = list(items), {}, {}, cluster or "processes"
     require(workers >= 1, f"workers must be 1 or more; got {workers}.")
-    require(cluster in CLUSTERS or ":" in cluster, f"cluster must be {', '.join(CLUSTERS)}, or the address of a Dask scheduler such as tcp://host:8786; got {cluster!r}.")
+    require(cluster in CLUSTERS or ":" in cluster,
+            f"cluster must be {', '.join(CLUSTERS)}, or the address of a Dask scheduler such as tcp://host:8786; got {cluster!r}.")
     with tempfile.TemporaryDirectory() as d:
         home = Path(keep or d).absolute()
         home.mkdir(parents=True, exist_ok=True)
