@@ -68,10 +68,16 @@ def test_too_few_blocks_give_no_interval_and_a_constant_no_difference():
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=20))
 @settings(max_examples=60, deadline=None)
 def test_holm_by_its_definition(p):
-    order = np.argsort(p, kind="stable")
-    by_hand = np.empty(len(p))
-    by_hand[order] = np.minimum(np.maximum.accumulate([(len(p) - i)*p[k] for i, k in enumerate(order)]), 1)
-    assert np.allclose(holm(p), by_hand) and np.allclose(holm([*p, np.nan])[:-1], by_hand)
+    "The smallest of the larger ones, each as large as those before it; a missing test changes nothing"
+    for i, x in enumerate(p):
+        before = [q for j, q in enumerate(p) if (q, j) <= (x, i)]
+        assert holm(p)[i] == pytest.approx(min(1, max((len(p) - k)*q for k, q in enumerate(sorted(before)))))
+    assert np.array_equal(holm([np.nan, *p, np.nan])[1:-1], holm(p)) and np.isnan(holm([np.nan, *p])[0])
+
+
+def test_holm_is_statsmodels_s():
+    p = np.random.default_rng(0).beta(.3, 3, 40)
+    assert np.allclose(holm(p), multipletests(p, method="holm")[1])
 
 
 def test_no_test_no_p(): assert np.isnan(holm([np.nan, np.nan])).all() and len(holm([])) == 0

@@ -44,14 +44,14 @@ def difference(
     k = M.shape[1]//2
     return from_sums(lambda S: m.value(S[...,:k]) - m.value(S[...,k:]), M, block, n_boot, np.random.default_rng(seed))
 
-# %% ../../nbs/forecast/06c_ranking.ipynb #51bd273b
+# %% ../../nbs/forecast/06c_ranking.ipynb #305bedd4
 def holm(
     p, # p-values, (k,), NaN for a test that could not be made
 )->np.ndarray: # (k,)
     "Adjusted by Holm's method (1979): below 5 % is significant among all of them"
-    from statsmodels.stats.multitest import multipletests
-    p = np.asarray(p, float); out, ok = np.full(len(p), np.nan), np.isfinite(p)
-    if ok.any(): out[ok] = multipletests(p[ok], method="holm")[1]
+    p = np.asarray(p, float)
+    out, order, k = np.full(len(p), np.nan), np.argsort(p, kind="stable"), int(np.isfinite(p).sum()) # NaN comes last
+    out[order[:k]] = np.minimum(np.maximum.accumulate(p[order[:k]]*np.arange(k, 0, -1)), 1)
     return out
 
 def _within_symbols(table, columns):
