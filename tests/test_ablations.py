@@ -58,8 +58,8 @@ def test_a_variant_may_not_take_a_model_s_name():
 
 
 def test_only_what_is_new_is_trained_and_what_cannot_be_asked_is_said():
-    V = ab.expand({"new": dict(model="tcn", net={"inputs": "book"}), "read": dict(model="hierarchical", base="tcn"), "told": dict(model="tcn", net={"inputs": "book+hidden"}),
-                   "far": dict(model="deeplob_tcn", horizons="curve")}, NET, TRAIN, (1, 5))
+    V = ab.expand({"new": dict(model="tcn", net={"inputs": "book"}), "read": dict(model="hierarchical", base="tcn"),
+                   "told": dict(model="tcn", net={"inputs": "book+hidden"}), "far": dict(model="deeplob_tcn", horizons="curve")}, NET, TRAIN, (1, 5))
     todo, left = ab.plan(V, {"tcn", "hierarchical"}, truth=True)
     assert list(todo) == ["new", "told", "far"] and left == {}
     assert todo["far"]["horizons"] == [1, 5] and "horizons" not in todo["new"]
@@ -168,7 +168,8 @@ def test_few_states_give_no_interval_and_silent_replays_no_share():
 def test_all_models_are_divided_on_the_same_states():
     v, h, r = market(n=600, M=16)
     ts = np.arange(600)
-    V = ab.expand({"ridge_told": dict(question="hidden", model="ridge", net={"inputs": "book+hidden"}), "net_told": dict(question="hidden", model="tcn", net={"inputs": "book+hidden"})}, NET, TRAIN)
+    V = ab.expand({"ridge_told": dict(question="hidden", model="ridge", net={"inputs": "book+hidden"}),
+                   "net_told": dict(question="hidden", model="tcn", net={"inputs": "book+hidden"})}, NET, TRAIN)
     P = pd.concat([long("ridge", ts, v), long("ridge_told", ts, v + h), long("tcn", ts[40:], v[40:]), long("net_told", ts[:-20], (v + h)[:-20])])
     D = ab.decomposition(V, P, {("TOY", 10): (ts, r)}, n_boot=50).set_index("model")
     assert (D.states == 540).all() and D.loc["ridge", "reached"] == D.loc["tcn", "reached"]
@@ -181,8 +182,8 @@ def scores(lo):
     return pd.DataFrame(dict(symbol="TOY", horizon=h, model="curve", pearson=[.1, .3, .2], pearson_lo=lo, pearson_hi=.4, r2=.01, r2_lo=0, r2_hi=.02))
 
 
-@pytest.mark.parametrize("lo, said", [([.05, .2, .1], "above zero at the longest, 60 s"), ([.05, .2, -.1], "holds zero from 60 s on"), ([.05, -.2, -.1], "holds zero from 10 s on"),
-                                      ([-.1, -.1, -.1], "at no horizon"), ([np.nan]*3, "too few blocks")])
+@pytest.mark.parametrize("lo, said", [([.05, .2, .1], "above zero at the longest, 60 s"), ([.05, .2, -.1], "holds zero from 60 s on"),
+                                      ([.05, -.2, -.1], "holds zero from 10 s on"), ([-.1, -.1, -.1], "at no horizon"), ([np.nan]*3, "too few blocks")])
 def test_where_the_skill_dies(lo, said):
     text, = ab.horizon_words(scores(lo), {"curve": "ridge"})
     assert said in text and text.startswith(label("ridge"))
@@ -190,16 +191,19 @@ def test_where_the_skill_dies(lo, said):
 
 def test_figures_show_what_the_tables_hold():
     import matplotlib.pyplot as plt
-    T = pd.DataFrame([dict(question=q, name=n, change=n, model="tcn", against="tcn", symbol="TOY", horizon=h, variant=.2, base=.1, difference=d, lo=d-.01, hi=d+.01, n=9)
+    same = dict(model="tcn", against="tcn", symbol="TOY", variant=.2, base=.1, n=9)
+    T = pd.DataFrame([dict(same, question=q, name=n, change=n, horizon=h, difference=d, lo=d-.01, hi=d+.01)
                       for q, n, d in (("input form", "book", -.05), ("input form", "flow", .005), ("target", "ema", .05)) for h in (10, 60)])
     fig, tab = ab.fig_ablations(T)
     left = fig.axes[0]
-    assert [t.get_text() for t in left.get_yticklabels()] == ["Input form", f"{label('tcn')}: book", f"{label('tcn')}: flow", "Target of training", f"{label('tcn')}: ema"]
+    said = ["Input form", f"{label('tcn')}: book", f"{label('tcn')}: flow", "Target of training", f"{label('tcn')}: ema"]
+    assert [t.get_text() for t in left.get_yticklabels()] == said
     dots = [line for line in left.lines if line.get_marker() == "o"]
     assert [d.get_xdata()[0] for d in dots] == [-.05, .005, .05] and [d.get_markerfacecolor() == "w" for d in dots] == [False, True, False]
     assert len(tab) == 6
     assert "; ".join(ab.ablation_words(T)).count("costs 0.050") == 2
-    D = pd.DataFrame([dict(symbol="TOY", horizon=h, model=m, reached=.5, untold=.3, missed=.2, told=.8, reached_se=.1, told_se=np.nan, states=9) for h in (60, 10) for m in ("ridge", "tcn")])
+    same = dict(symbol="TOY", reached=.5, untold=.3, missed=.2, told=.8, reached_se=.1, told_se=np.nan, states=9)
+    D = pd.DataFrame([dict(same, horizon=h, model=m) for h in (60, 10) for m in ("ridge", "tcn")])
     fig, tab = ab.fig_decomposition(D)
     assert [t.get_text() for t in fig.axes[0].get_yticklabels()] == [f"{label(m)}, {h} s" for h in (10, 60) for m in ("ridge", "tcn")]
     assert max(p.get_x() + p.get_width() for p in fig.axes[0].patches) == pytest.approx(1)
