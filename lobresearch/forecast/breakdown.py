@@ -6,13 +6,12 @@
 __all__ = ['KINDS', 'TERCILES', 'fit_terciles', 'cells', 'cell_scores', 'homogeneity', 'breakdown', 'homogeneity_table',
            'fig_breakdown']
 
-# %% ../../nbs/forecast/06b_breakdown.ipynb #2d86e239
+# %% ../../nbs/forecast/06b_breakdown.ipynb #07fe2384
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from ..errors import TooShortError, require
 from ..evidence.bootstrap import MIN_BLOCKS, default_block, intervals
-from .scoring import pairs
 from ..plots import COLORS, LABELS, WIDTH
 
 # %% ../../nbs/forecast/06b_breakdown.ipynb #3aa04fec
@@ -83,24 +82,19 @@ def homogeneity(
     chance = np.ptp(np.random.default_rng(seed).normal(0, se, (draws, len(se))), axis=1)
     return dict(cells=len(t), spread=float(np.ptp(v)), by_chance=float(np.quantile(chance, .95)), statistic=float(w.statistic), p=float(w.pvalue))
 
-# %% ../../nbs/forecast/06b_breakdown.ipynb #9c3e0de8
+# %% ../../nbs/forecast/06b_breakdown.ipynb #6b01d52b
 def breakdown(
-    predictions:pd.DataFrame, # Long table of forecasts
-    labels:dict, # Symbol to raw labels: columns `r_10`, …, index ts
+    test:dict, # Symbol to `scoring.pairs` of its test rows: (ts, {(model, horizon): (y, y_hat)})
     where:dict, # Symbol to `cells` of its seconds
     models:dict, # (symbol, horizon) to the names of the models to look at
     n:int=500, # Resamples
     seed:int=0, # Of the resamples
-    split:str="test", # Which rows
 )->pd.DataFrame: # symbol, horizon, model, kind, and the columns of `cell_scores`
     "The score of each model in each cell of each kind, in blocks of ten horizons"
     out = []
-    for s in dict.fromkeys(s for s,_ in models):
-        mine = predictions[predictions.symbol == s]
-        if not (mine.split == split).any(): continue
-        ts, got = pairs(mine, labels, s, split)
+    for s,(ts,pairs) in test.items():
         at = where[s].reindex(ts).fillna("")
-        for (m,h),(y,y_hat) in got.items():
+        for (m,h),(y,y_hat) in pairs.items():
             if m not in models.get((s,h), ()): continue
             out += [cell_scores(y, y_hat, at[k], default_block(h), n, seed).assign(symbol=s, horizon=h, model=m, kind=k) for k in KINDS]
     t = pd.concat(out, ignore_index=True) if out else pd.DataFrame(columns=["symbol","horizon","model","kind","cell"])

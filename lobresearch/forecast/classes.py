@@ -6,7 +6,7 @@
 __all__ = ['SCORES', 'direction', 'fit_chances', 'chances', 'studentised', 'class_scores', 'reliability', 'calibration_error',
            'class_table', 'fig_reliability', 'fig_direction']
 
-# %% ../../nbs/forecast/06a_classes.ipynb #215851a2
+# %% ../../nbs/forecast/06a_classes.ipynb #258bdcf9
 from typing import Callable
 import matplotlib.pyplot as plt
 import numba as nb
@@ -15,48 +15,52 @@ import pandas as pd
 from scipy.stats import rankdata
 from ..errors import TooShortError, require
 from ..evidence.bootstrap import MIN_BLOCKS, _blocks, _resampled, block_starts
-from .scoring import calibration, pairs
+from .scoring import calibration
 from ..market.labels import apply_threshold, fit_threshold
 from ..plots import COLORS, LABELS, WIDTH
 
-# %% ../../nbs/forecast/06a_classes.ipynb #da744209
+# %% ../../nbs/forecast/06a_classes.ipynb #6993a40f
 @nb.njit(cache=True)
 def _areas(count, slope):
-    "AUC and average precision of falls and rises by rank (ascending), (2, ranks); fills the influence of one of them on both, (2, ranks, 2)"
-    N, P = count[0].sum(), count[1].sum()
+    "AUC and average precision of falls and rises by rank (ascending), (ranks, 2); fills the influence of one of them on both, (ranks, 2, 2)"
+    N, P = 0, 0
+    for g in range(len(count)): N += count[g,0]; P += count[g,1]
     if P == 0 or N == 0: return np.nan, np.nan
     T, F, auc, ap, a, b, p, n = P, N, 0., 0., 0., 0., 1/P, 1/N # T and F: rises and falls forecast at least this high
-    for g in range(count.shape[1]):
-        down, up, r = count[0,g], count[1,g], 1/max(T + F, .5)
-        a += up*F*r*r; b += up*T*r*r
-        slope[0,g,0], slope[0,g,1] = (T - up/2)*p*n, -b*p
-        slope[1,g,0], slope[1,g,1] = (N - F + down/2)*n*p, (T*r + a)*p
-        auc += up*(N - F + down/2); ap += up*T*r*p
-        T -= up; F -= down
+    for g in range(len(count)):
+        down, up = count[g,0], count[g,1]
+        if up + down > 0:
+            r = 1/(T + F)
+            a += up*F*r*r; b += up*T*r*r
+            slope[g,0,0], slope[g,0,1] = (T - up/2)*p*n, -b*p
+            slope[g,1,0], slope[g,1,1] = (N - F + down/2)*n*p, (T*r + a)*p
+            auc += up*(N - F + down/2); ap += up*T*r*p
+            T -= up; F -= down
     auc /= P*N
-    for g in range(count.shape[1]):
-        slope[0,g,0] -= auc*n; slope[1,g,0] -= auc*p; slope[1,g,1] -= ap*p
+    for g in range(len(count)):
+        slope[g,0,0] -= auc*n; slope[g,1,0] -= auc*p; slope[g,1,1] -= ap*p
     return auc, ap
 
-# %% ../../nbs/forecast/06a_classes.ipynb #964ffc29
+# %% ../../nbs/forecast/06a_classes.ipynb #dddecc11
 @nb.njit(cache=True)
-def _draws(rank, rise, ranks, starts, block, rows, out, se):
-    "Both areas of each resample, and their standard errors; `rank` (-1 where a row does not count) and `rise` go on with their first block"
-    slope = np.zeros((2, ranks, 2))
+def _draws(at, ranks, starts, block, rows, out, se):
+    "Both areas of each resample, and their standard errors; `at`: twice the rank, plus one for a rise, -1 for no move; its first block comes again at the end"
+    count, slope = np.zeros((ranks, 2), np.int64), np.zeros((ranks, 2, 2))
+    c, s = count.reshape(-1), slope.reshape(-1, 2)
     for k in range(len(starts)):
-        count, auc, ap = np.zeros((2, ranks)), 0., 0.
+        c[:] = 0
         for b in range(starts.shape[1]):
             for i in range(starts[k,b], starts[k,b] + min(block, rows - b*block)):
-                if rank[i] >= 0: count[rise[i],rank[i]] += 1
-        out[k] = _areas(count, slope)
+                if at[i] >= 0: c[at[i]] += 1
+        out[k], auc, ap = _areas(count, slope), 0., 0.
         for b in range(starts.shape[1]):
             u, v = 0., 0.
             for i in range(starts[k,b], starts[k,b] + min(block, rows - b*block)):
-                if rank[i] >= 0: u += slope[rise[i],rank[i],0]; v += slope[rise[i],rank[i],1]
+                if at[i] >= 0: u += s[at[i],0]; v += s[at[i],1]
             auc += u*u; ap += v*v
         se[k] = auc**.5, ap**.5
 
-# %% ../../nbs/forecast/06a_classes.ipynb #4d1d56b7
+# %% ../../nbs/forecast/06a_classes.ipynb #be360409
 def direction(
     y, # Raw returns in order of time, bps, (rows,), NaN where there is none
     y_hat, # Forecasts, (rows,)
@@ -68,20 +72,19 @@ def direction(
     "How well the forecast orders rises above falls"
     y, y_hat = np.asarray(y, float), np.asarray(y_hat, float)
     require(y.shape == y_hat.shape and y.ndim == 1, f"Outcomes have shape {y.shape} and forecasts {y_hat.shape}; both must be (rows,).")
-    ok, rise = np.isfinite(y) & np.isfinite(y_hat) & (y != 0), (y > 0).astype(np.int64)
-    rank = np.full(len(y), -1, np.int32)
-    rank[ok] = rankdata(y_hat[ok], "dense") - 1
-    ranks = int(rank.max(initial=0)) + 1
-    slope, count = np.zeros((2, ranks, 2)), np.array([np.bincount(rank[ok & (rise == v)], minlength=ranks) for v in (0, 1)], float)
+    ok, at = np.isfinite(y) & np.isfinite(y_hat) & (y != 0), np.full(len(y), -1)
+    at[ok] = 2*(rankdata(y_hat[ok], "dense") - 1) + (y[ok] > 0)
+    ranks = int(at.max(initial=0))//2 + 1
+    slope, count = np.zeros((ranks, 2, 2)), np.bincount(at[ok], minlength=2*ranks).reshape(-1, 2)
     theta = np.array(_areas(count, slope))
     lo, hi, se = np.full((3, 2), np.nan)
     if len(y) >= MIN_BLOCKS*block and np.isfinite(theta).all():
-        influence, starts, wrap = np.where(ok[:,None], slope[rise,rank], 0.), block_starts(len(y), block, n, np.random.default_rng(seed)), np.r_[:len(y), :block]
+        influence, starts = np.where(ok[:,None], slope.reshape(-1, 2)[at], 0.), block_starts(len(y), block, n, np.random.default_rng(seed))
         draws, errors = np.empty((2, n, 2))
-        _draws(rank[wrap], rise[wrap], ranks, starts, block, len(y), draws, errors)
+        _draws(np.r_[at, at[:block]], ranks, starts, block, len(y), draws, errors)
         lo, hi, se = _bounds(theta, np.sqrt((_blocks(influence, block)**2).sum(0)/block), draws, errors, level)
     flat = {f"{m}{e}": float(v[i]) for i,m in enumerate(("auc", "ap")) for e,v in zip(("", "_lo", "_hi", "_se"), (theta, lo, hi, se))}
-    return {**flat, "base": float(rise[ok].mean()) if ok.any() else np.nan, "moves": int(ok.sum())}
+    return {**flat, "base": float((y[ok] > 0).mean()) if ok.any() else np.nan, "moves": int(ok.sum())}
 
 def _bounds(theta, se, draws, errors, level, limits=(0., 1.)):
     "Studentised intervals: (lo, hi, se), each (measures,)"
@@ -117,13 +120,13 @@ def chances(
     out[:,np.array(state["classes"]) + 1] = p/p.sum(1, keepdims=True)
     return out/out.sum(1, keepdims=True)
 
-# %% ../../nbs/forecast/06a_classes.ipynb #fe88acbd
+# %% ../../nbs/forecast/06a_classes.ipynb #8a697c9e
 def _summands(k, p, valid, train):
-    "(rows, 15): true × predicted class, then Brier score and log loss, each of p and of both shares"
+    "(rows, 14): true × predicted class, Brier score of p and of both shares, log loss of p and of validation's shares"
     at, said = (np.asarray(k) + 1).astype(int), p.argmax(1)
     true, rows = np.eye(3)[at], np.arange(len(at))
     return np.column_stack([(true[:,:,None]*np.eye(3)[said][:,None]).reshape(-1, 9), *(((q - true)**2).sum(1) for q in (p, valid, train)),
-                            -np.log(p[rows,at]), *(-np.log(q[at]) for q in (valid, train))])
+                            -np.log(p[rows,at]), -np.log(valid[at])])
 
 def _cells(S): return S[...,:9].reshape(*S.shape[:-1], 3, 3)
 
@@ -143,8 +146,7 @@ def _skill(i, j): return lambda S: 1 - _ratio(S[...,i], S[...,j])
 def _mean(i): return lambda S: _ratio(S[...,i], S[...,:9].sum(-1))
 
 SCORES = {"accuracy": lambda S: _ratio(np.einsum("...ii->...", _cells(S)), S[...,:9].sum(-1)), "macro_f1": _macro_f1, "mcc": _mcc,
-          "brier": _mean(9), "brier_skill": _skill(9, 10), "brier_skill_train": _skill(9, 11),
-          "log_loss": _mean(12), "log_skill": _skill(12, 13), "log_skill_train": _skill(12, 14)}
+          "brier": _mean(9), "brier_skill": _skill(9, 10), "brier_skill_train": _skill(9, 11), "log_loss": _mean(12)}
 
 # %% ../../nbs/forecast/06a_classes.ipynb #94545d9c
 def _slope(f, S, step=1e-3):
@@ -211,11 +213,11 @@ def calibration_error(
     w = bins.n/bins.n.sum()
     return float(w @ (bins.share - bins.chance).abs()), float((2/np.pi)**.5*(w @ bins.se))
 
-# %% ../../nbs/forecast/06a_classes.ipynb #ed1d903e
+# %% ../../nbs/forecast/06a_classes.ipynb #7c03356c
 def class_table(
-    predictions:pd.DataFrame, # Long table of forecasts, splits valid and test among them
-    labels:dict, # Symbol to raw labels: columns `r_10`, …, index ts
-    training:dict, # Symbol to its training seconds, ts
+    valid:dict, # Symbol to `scoring.pairs` of its validation rows: (ts, {(model, horizon): (y, y_hat)})
+    test:dict, # The same of its test rows
+    known:dict, # Symbol to the raw labels of its training rows: columns `r_10`, …
     block:int=600, # Rows of a block
     n:int=500, # Resamples
     seed:int=0, # Of the resamples
@@ -223,16 +225,13 @@ def class_table(
     bins:int=10, # Bins of the reliability table
 )->tuple: # (scores, a row a symbol, horizon and model; bins of `reliability` for up, with symbol, horizon, model)
     "Direction, classes and calibration of every model on test rows; thresholds from training, chances from validation"
-    rows, tables = [], []
-    for s in predictions.symbol.unique():
-        mine = predictions[predictions.symbol == s]
-        fit = pairs(mine, labels, s, "valid")[1] if (mine.split == "valid").any() else {}
-        for (m,h),(y,y_hat) in (pairs(mine, labels, s, "test")[1] if (mine.split == "test").any() else {}).items():
-            known = labels[s][f"r_{h}"].reindex(training[s])
-            got, b = _row(known.to_numpy(float), fit.get((m,h)), y, y_hat, block, n, seed, share, bins)
+    rows, tables = [], [pd.DataFrame(columns=["chance","share","se","n"])]
+    for s,(_,pairs) in test.items():
+        for (m,h),(y,y_hat) in pairs.items():
+            got, b = _row(known[s][f"r_{h}"].to_numpy(float), valid.get(s, (None, {}))[1].get((m,h)), y, y_hat, block, n, seed, share, bins)
             rows.append(dict(symbol=s, horizon=h, model=m, **got))
             if b is not None: tables.append(b.assign(symbol=s, horizon=h, model=m))
-    return pd.DataFrame(rows), pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=["chance","share","se","n","symbol","horizon","model"])
+    return pd.DataFrame(rows), pd.concat(tables[1:] or tables, ignore_index=True)
 
 def _row(known, fit, y, y_hat, block, n, seed, share, bins):
     ok = np.isfinite(y) & np.isfinite(y_hat)

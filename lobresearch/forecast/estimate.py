@@ -4,14 +4,16 @@
 
 # %% auto #0
 __all__ = ['ROWS', 'DAY', 'SHARES', 'BOOKKEEPING', 'FORECAST', 'NIGHT', 'HEADLINE', 'measure', 'reckon', 'total_hours', 'room',
-           'check_models', 'estimate', 'sentences', 'shown']
+           'check_models', 'estimate', 'sentences', 'shown', 'estimate_study']
 
-# %% ../../nbs/forecast/10_estimate.ipynb #202f8466
+# %% ../../nbs/forecast/10_estimate.ipynb #895c74f4
 import math, os, resource, sys, tempfile, time
+from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
-from ..errors import ParameterError, require
+from ..data.versioning import read_block
+from ..errors import require
 from .fitting import config_of
 from .inputs import LOOKBACK
 from .items import map_items
@@ -21,7 +23,7 @@ from .training import DEFAULTS, Run, pick_device, pick_precision, predict_dense,
 from ..market.registry import random_grid
 from ..market.features import select
 
-# %% ../../nbs/forecast/10_estimate.ipynb #476611fb
+# %% ../../nbs/forecast/10_estimate.ipynb #83f9b8ce
 ROWS = 3600 # of the made-up market
 DAY = 86_400 # rows
 
@@ -44,19 +46,19 @@ def measure(
     torch.set_num_threads(1)
     grid = random_grid(ROWS, np.random.default_rng(0), item["levels"])
     split = pd.DataFrame(dict(ts=grid.index, role=np.repeat(["train", "valid"], [ROWS//2, ROWS - ROWS//2])))
-    rows = []
-    def get_ready(): rows[:] = [prepare(grid, split, item["horizons"], config_of(item, item["levels"], 1)[0], item["levels"], select(item["levels"], LOOKBACK))]; return ROWS
-    prepared, rows = _clocked(get_ready, 0), rows[0]
+    kind, names = config_of(item, item["levels"], 1)[0], select(item["levels"], LOOKBACK)
+    def get_ready(): prepare(grid, split, item["horizons"], kind, item["levels"], names); return ROWS
+    prepared, rows = _clocked(get_ready, 0), prepare(grid, split, item["horizons"], kind, item["levels"], names)
     run = Run(build(item["model"], config_of(item, item["levels"], rows.x.shape[2])[1]), rows, 0, **item["train"])
     some, k = stretches(rows.segment, run.train, run.context, run.p["targets"]), run.p["stretches"]
-    require(len(some) >= k, f"{ROWS//2} made-up seconds hold {len(some)} stretches of {run.p['targets']}, and a step takes {k}; take smaller steps to time them.")
+    require(len(some) >= k, f"{ROWS//2} made-up seconds hold {len(some)} stretches of {run.p['targets']}, and a step takes {k}; take fewer.")
     some, ok = some[:k], rows.role == "valid"
     def train(): step(run, some); return int((some[:,1] - some[:,0] - run.context).sum())
     def forecast(): predict_dense(run.mean, rows.x, rows.segment, ok, precision=run.precision); return int(ok.sum())
     run.net.train()
     trained = _clocked(train, item["seconds"])
-    return dict(model=item["model"], prepared=prepared, trained=trained, labels=trained/run.p["thin"], forecast=_clocked(forecast, item["seconds"]/4), memory=_peak(),
-                row=2*rows.x[0].numel(), weights=weights(run.net), precision=run.precision)
+    return dict(model=item["model"], prepared=prepared, trained=trained, labels=trained/run.p["thin"], forecast=_clocked(forecast, item["seconds"]/4),
+                memory=_peak(), row=2*rows.x[0].numel(), weights=weights(run.net), precision=run.precision)
 
 # %% ../../nbs/forecast/10_estimate.ipynb #2f422d7a
 SHARES = dict(train=.48, valid=.16, test=.16)
@@ -102,7 +104,7 @@ def room(
     kept = symbols*seeds*(rows*(SHARES["valid"] + SHARES["test"])*horizons*FORECAST*len(speeds) + 4*speeds.weights.sum())
     return memory, float(workers*rows*speeds.row.max() + kept)/1e9
 
-# %% ../../nbs/forecast/10_estimate.ipynb #57168e73
+# %% ../../nbs/forecast/10_estimate.ipynb #ecf8c105
 NIGHT = 8 # hours
 HEADLINE = ("deeplob_tcn", "deeplob_lstm", "hierarchical", "tcn")
 
@@ -134,7 +136,8 @@ def estimate(
     probe = pd.DataFrame(dict(prepared=[1.], trained=[1.], forecast=[1.]))
     reckon(probe, symbols, days, epochs, workers, seeds) # numbers that cannot be meant are refused before any work
     here = min(workers, os.cpu_count()) if cluster in (None, "processes", "dask") else workers
-    items = [dict(_settings(m, net, train, per_model), model=m, levels=levels, horizons=list(horizons), seconds=seconds, copy=k) for m in models for k in range(here)]
+    items = [dict(_settings(m, net, train, per_model), model=m, levels=levels, horizons=list(horizons), seconds=seconds, copy=k)
+             for m in models for k in range(here)]
     got = pd.DataFrame(map_items(measure, items, here, what="networks timed", cluster=cluster))
     how = dict(prepared="mean", trained="mean", labels="mean", forecast="mean", memory="max", row="max", weights="max", precision="first")
     speeds = got.groupby("model", sort=False).agg(how).reset_index()
@@ -148,7 +151,7 @@ def _settings(model, net, train, per_model):
     train = {**(train or {}), **mine.get("train", {})}
     return dict(net={**(net or {}), **mine.get("net", {})}, train={k: v for k,v in train.items() if k not in ("target","ema_alpha")})
 
-# %% ../../nbs/forecast/10_estimate.ipynb #66746fc0
+# %% ../../nbs/forecast/10_estimate.ipynb #4cf7c9ef
 def sentences(
     table:pd.DataFrame, # From `estimate`
     symbols:int, # How many
@@ -162,11 +165,14 @@ def sentences(
     "What the table means"
     hours, n = total_hours(table), int(table["items"].sum())
     many = "" if here == workers else f" {workers} workers were asked for, but this machine has {here} cores; {here} are reckoned with."
-    fit = f"That fits a night of {NIGHT} h." if hours <= NIGHT else (f"That does not fit a night of {NIGHT} h: it takes {hours/NIGHT:.1f} nights, or {math.ceil(here*hours/NIGHT)} workers "
-                                                                    f"as fast as these, or {max(int(epochs*NIGHT/hours), 0)} epochs.")
-    return (f"{symbols} symbols of {days} days ({symbols*days*DAY:,} rows), {len(table)} networks, {n} items, {epochs} epochs each, {here} workers at a time: {hours:.1f} h. {fit}{many}\n"
-            f"Timed on made-up data of the same shape, {here} at once, in {'/'.join(table.precision.unique())} on {pick_device()}. A worker that streams needs {table.memory.max():.1f} GB; the disk {disk:.1f} GB. "
-            f"Reckoned with {DAY:,} rows a day, {SHARES['train']:.0%} of them trained on and {SHARES['valid']:.0%} validating each epoch; early stopping makes it shorter.")
+    late = f"That does not fit a night of {NIGHT} h: it takes {hours/NIGHT:.1f} nights, or about {math.ceil(here*hours/NIGHT)} workers as fast as these."
+    fit = f"That fits a night of {NIGHT} h." if hours <= NIGHT else late
+    return (f"{symbols} symbols of {days} days ({symbols*days*DAY:,} rows), {len(table)} networks, {n} items, {epochs} epochs each, "
+            f"{here} at a time: {hours:.1f} h. {fit}{many}\n"
+            f"Timed on made-up data of the same shape, {here} at once, in {'/'.join(table.precision.unique())} on {pick_device()}. "
+            f"A worker that streams its inputs needs {table.memory.max():.1f} GB of memory; inputs, forecasts and weights take {disk:.1f} GB of disk. "
+            f"Reckoned with {DAY:,} rows a day, {SHARES['train']:.0%} of them trained on and {SHARES['valid']:.0%} validating each epoch; "
+            "early stopping makes it shorter.")
 
 def shown(
     table:pd.DataFrame, # From `estimate`
@@ -175,3 +181,15 @@ def shown(
     out = table[["model","labels","forecast","minutes","items","hours","memory"]]
     out = out.set_axis(["model","labels/s","forecasts/s","minutes an item","items","hours, all items","memory, GB"], axis=1)
     return out.round({"labels/s": 0, "forecasts/s": 0, "minutes an item": 1, "hours, all items": 2, "memory, GB": 2})
+
+# %% ../../nbs/forecast/10_estimate.ipynb #ee6d5c6e
+def estimate_study(
+    home, # Repository root
+    precision:str|None=None, # auto, fp32 or bf16; None: that of params.yaml
+    **size, # As for `estimate`
+)->str: # Table and sentences
+    "How long the networks of `params.yaml` would take on this machine"
+    p = {k: read_block(home, k) for k in ("net","train","forecast","grid","labels")}
+    train = p["train"] | (dict(precision=precision) if precision else {})
+    table, text = estimate(**size, net=p["net"], train=train, per_model=p["forecast"].get("per_model"), levels=p["grid"]["levels"], horizons=p["labels"]["horizons"])
+    return f"{shown(table).to_string(index=False)}\n{text}"
