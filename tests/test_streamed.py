@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from lobresearch.data.grid import load_grid, write_grid
 from lobresearch.errors import DataError, ParameterError, TooShortError
+from lobresearch.forecast import streamed
 from lobresearch.forecast.inputs import CLIP, statistics
 from lobresearch.forecast.nets import build
 from lobresearch.forecast.rows import prepare
@@ -65,6 +66,17 @@ def test_whatever_the_days(tmp_path_factory, seed, cuts, breaks):
     days(root, grid, sorted(cuts))
     split = pd.DataFrame(dict(ts=grid.index, role=np.repeat(["train", "purged", "valid", "test"], [400, 50, 100, 50])))
     same(prepare_streamed(root, "A", split, root/"x", (5,), levels=2, dtype="float32"), prepare(load_grid(root, "A"), split, (5,), levels=2), 2e-4)
+
+
+@pytest.mark.parametrize("chunk", [1, 7, 150])
+def test_pieces_of_any_size_make_the_same_inputs(tmp_path, monkeypatch, chunk):
+    grid = random_grid(300, np.random.default_rng(6), levels=2, breaks=(120,))
+    grid.index += T0
+    days(tmp_path, grid, (200,))
+    split = pd.DataFrame(dict(ts=grid.index, role=np.repeat(["train", "valid"], 150)))
+    monkeypatch.setattr(streamed, "CHUNK", chunk)
+    disk = prepare_streamed(tmp_path, "A", split, tmp_path/"x", (5,), "book+flow+features", 2, dtype="float32")
+    same(disk, prepare(load_grid(tmp_path, "A"), split, (5,), "book+flow+features", 2), 2e-4)
 
 
 def test_days_that_overlap_and_days_with_a_short_seam(tmp_path):
