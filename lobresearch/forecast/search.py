@@ -286,7 +286,7 @@ def gains(
     for k in dict.fromkeys(found.table.key): each[k] = (0., np.nan) if k == found.default_key else paired(y, valid_forecasts(folder, k, labels), base, block)
     return pd.DataFrame([(t, *each[k]) for t,k in zip(found.table.trial, found.table.key)], columns=["trial","gain","se"])
 
-# %% ../../nbs/forecast/08_search.ipynb #2700ac43
+# %% ../../nbs/forecast/08_search.ipynb #dcbd3982
 def fig_history(
     found:Search, # A finished search
 ): # (fig, table)
@@ -297,7 +297,7 @@ def fig_history(
     ax.step(t.trial + 1, t.best, where="post", color=OKABE_ITO["orange"], label="best so far")
     if math.isfinite(found.default): ax.axhline(found.default, color=OKABE_ITO["grey"], ls="--", lw=1, label="as the parameters stand")
     ax.set(xlabel="trial", ylabel="correlation, validation"); ax.xaxis.get_major_locator().set_params(integer=True)
-    ax.legend()
+    fig.legend(*ax.get_legend_handles_labels(), loc="outside lower center", ncols=3)
     return fig, t
 
 def importance(
@@ -319,7 +319,17 @@ def fig_importance(
     ax.set(yticks=range(len(share)), yticklabels=share.index, xlabel="share of the spread of scores", xlim=(0, 1)); ax.invert_yaxis()
     return fig, share.rename("share").rename_axis("parameter").reset_index()
 
-# %% ../../nbs/forecast/08_search.ipynb #1a215f81
+# %% ../../nbs/forecast/08_search.ipynb #14230725
+def _ticks(ax, d):
+    "Marks of an axis that shows a parameter"
+    if isinstance(d, CategoricalDistribution):
+        names = [str(c).replace("+", "\n+") for c in d.choices]
+        ax.set(xticks=range(len(names)), xticklabels=names, xlim=(-.5, len(names)-.5)); return
+    if isinstance(d, IntDistribution): ax.xaxis.get_major_locator().set_params(integer=True)
+    if d.log:
+        at = np.geomspace(d.low, d.high, 3)
+        ax.set_xscale("log"); ax.minorticks_off(); ax.set_xticks(at, [f"{v:.2g}" for v in at])
+
 def fig_slices(
     found:Search, # A finished search
     space:dict, # From `read_space`
@@ -330,11 +340,8 @@ def fig_slices(
     fig, axs = plt.subplots(rows, cols, figsize=(WIDTH*cols/3, .3*WIDTH*rows), sharey=True, squeeze=False)
     for ax in axs.flat[len(space):]: ax.axis("off")
     for (name, d), ax in zip(space.items(), axs.flat):
-        choices = list(d.choices) if isinstance(d, CategoricalDistribution) else None
-        x = [choices.index(v) for v in t[name]] if choices else t[name]
+        x = [d.choices.index(v) for v in t[name]] if isinstance(d, CategoricalDistribution) else t[name]
         ax.scatter(x, t.score, c=t.trial, cmap="Blues", vmin=-len(t), vmax=len(t), s=16)
-        ax.set_xlabel(name)
-        if choices: ax.set(xticks=range(len(choices)), xticklabels=[str(c).replace("+", "\n+") for c in choices], xlim=(-.5, len(choices)-.5))
-        elif d.log: ax.set_xscale("log")
+        ax.set_xlabel(name); _ticks(ax, d)
     for ax in axs[:,0]: ax.set_ylabel("correlation, validation")
     return fig, t[["trial",*space,"score"]]
