@@ -150,7 +150,7 @@ def against_base(
                                  **paired(w.y, w.a, w.b, block, n_boot, seed)))
     return pd.DataFrame(rows, columns=["question","name","change","model","against","symbol","horizon","variant","base","difference","lo","hi","n"])
 
-# %% ../../nbs/forecast/08a_ablations.ipynb #e803ee3f
+# %% ../../nbs/forecast/08a_ablations.ipynb #8b10dc25
 def _spots(table):
     "Rows of the figure from the top: (y, question, None) for a heading, (y, question, name) for a variant"
     out, y = [], 0.
@@ -167,7 +167,7 @@ def fig_ablations(
 ): # (fig, table)
     "Difference from the base by question, a panel a horizon"
     spots, horizons = _spots(table), sorted(table.horizon.unique())
-    fig, axs = plt.subplots(1, len(horizons), figsize=(WIDTH, .5 + .21*(spots[-1][0]+1)), sharey=True, squeeze=False)
+    fig, axs = plt.subplots(1, len(horizons), figsize=(WIDTH, .6 + .21*(spots[-1][0]+1)), sharex=True, sharey=True, squeeze=False)
     by = {(r.name, r.horizon): r for r in table.itertuples(index=False)}
     for h, ax in zip(horizons, axs[0]):
         ax.axvline(0, color="k", lw=.8, zorder=0)
@@ -176,14 +176,15 @@ def fig_ablations(
             clear = np.isfinite(r.lo) and (r.lo > 0 or r.hi < 0)
             ax.plot([r.lo, r.hi], [y, y], "-", lw=1.2, color=OKABE_ITO["blue"])
             ax.plot(r.difference, y, "o", ms=4.5, color=OKABE_ITO["blue"], mfc=OKABE_ITO["blue"] if clear else "w")
-        ax.set(title=f"{h} s", ylim=(spots[-1][0]+.7, -.7)); ax.tick_params(axis="y", length=0)
+        ax.set(title=f"{h} s", ylim=(spots[-1][0]+.7, -.7), xlabel="difference in correlation"); ax.tick_params(axis="y", length=0); ax.locator_params(axis="x", nbins=4)
     first = {r.name: r for r in table.itertuples(index=False)}
     axs[0,0].set_yticks([y for y,_,_ in spots], [TITLES.get(q, q) if n is None else _called(first[n]) for _,q,n in spots])
     for t, (_,_,n) in zip(axs[0,0].get_yticklabels(), spots): t.set_fontweight("bold" if n is None else "normal")
-    fig.supxlabel("difference in correlation from the base", fontsize=8.5)
     return fig, table
 
-# %% ../../nbs/forecast/08a_ablations.ipynb #8330dfac
+# %% ../../nbs/forecast/08a_ablations.ipynb #0db0ad66
+def _num(x, f=".3f"): return format(x, f).replace("-", "−")
+
 def ablation_words(
     table:pd.DataFrame, # From `against_base`, one symbol
 )->list: # A sentence a question
@@ -192,10 +193,10 @@ def ablation_words(
     for q, g in table.groupby("question", sort=False):
         g = g[g.lo.notna()]
         clear = g[(g.lo > 0) | (g.hi < 0)]
-        said = [f"{_called(r)} {'gains' if r.lo > 0 else 'costs'} {abs(r.difference):.3f} [{r.lo:.3f}, {r.hi:.3f}] at {r.horizon} s" for r in clear.itertuples()]
+        said = [f"{_called(r)} {'gains' if r.lo > 0 else 'costs'} {abs(r.difference):.3f} [{_num(r.lo)}, {_num(r.hi)}] at {r.horizon} s" for r in clear.itertuples()]
         rest = len(g) - len(clear)
         if rest: said.append(f"{rest}{' other' if said else ''} interval{'s hold' if rest > 1 else ' holds'} zero")
-        out.append(f"**{TITLES.get(q, q)}**: " + ("; ".join(said) if said else "too few blocks for an interval").replace("-", "−") + ".")
+        out.append(f"**{TITLES.get(q, q)}**: {'; '.join(said) or 'too few blocks for an interval'}.")
     return out
 
 # %% ../../nbs/forecast/08a_ablations.ipynb #f0ad46bb
@@ -253,7 +254,7 @@ def decomposition(
         rows += [dict(symbol=s, horizon=h, model=pairs[n].model, **decompose(*(f[ok] for f in g), r[ok], **how)) for n,g in got.items()]
     return pd.DataFrame(rows)
 
-# %% ../../nbs/forecast/08a_ablations.ipynb #1b617c78
+# %% ../../nbs/forecast/08a_ablations.ipynb #ff2d9e6e
 PART_WORDS = {"reached": "reached from what is visible", "untold": "not told by the visible past", "missed": "missed even when told"}
 PART_COLORS = {"reached": OKABE_ITO["blue"], "untold": OKABE_ITO["sky"], "missed": "#DDDDDD"}
 
@@ -263,25 +264,25 @@ def fig_decomposition(
     "The ceiling in three parts, a bar a model, a group a horizon"
     t = table.sort_values(["horizon","model"], kind="stable", key=lambda c: c if c.name == "horizon" else c.map(list(dict.fromkeys(table.model)).index))
     y = np.arange(len(t)) + .5*t.horizon.rank(method="dense").to_numpy()
-    fig, ax = plt.subplots(figsize=(WIDTH, .8 + .3*y[-1]))
+    fig, ax = plt.subplots(figsize=(WIDTH, 1.2 + .3*y[-1]))
     left = np.zeros(len(t))
     for k in PARTS:
         width = t[k].clip(lower=0).to_numpy()
         ax.barh(y, width, .8, left=left, color=PART_COLORS[k], label=PART_WORDS[k]); left += width
     for k, up in (("reached", -.12), ("told", .12)): # where the parts meet
-        ax.errorbar(t[k], y + up, xerr=2*t[f"{k}_se"].fillna(0), fmt=".", ms=4, lw=1, capsize=2, color="k", label="boundary, ± 2 se" if k == "told" else None)
+        ax.errorbar(t[k], y + up, xerr=2*t[f"{k}_se"].fillna(0), fmt=".", ms=4, lw=1, capsize=2, color="k", label="where they meet, ± 2 se" if k == "told" else None)
     ax.set(yticks=y, xlim=(0, max(1., ax.get_xlim()[1])), xlabel="share of the ceiling"); ax.invert_yaxis()
     ax.set_yticklabels([f"{label(r.model)}, {r.horizon} s" for r in t.itertuples()]); ax.tick_params(axis="y", length=0)
     ax.axvline(1, color=COLORS["ceiling"], lw=1)
-    fig.legend(*ax.get_legend_handles_labels(), loc="outside lower center", ncols=4)
+    fig.legend(*ax.get_legend_handles_labels(), loc="outside lower center", ncols=2)
     return fig, t
 
-# %% ../../nbs/forecast/08a_ablations.ipynb #9490bad9
+# %% ../../nbs/forecast/08a_ablations.ipynb #7511584a
 def decomposition_words(
     table:pd.DataFrame, # From `decomposition`, one symbol
 )->list: # A sentence a model and horizon
     "The parts in words"
-    def pm(r, k): return (f"{r[k]:.2f}" + (f" ± {r[k + '_se']:.2f}" if np.isfinite(r[k + "_se"]) else "")).replace("-", "−")
+    def pm(r, k): return _num(r[k], ".2f") + (f" ± {r[k + '_se']:.2f}" if np.isfinite(r[k + "_se"]) else "")
     return [f"{label(r['model'])}, {r['horizon']} s: reached {pm(r, 'reached')} of the ceiling; {pm(r, 'untold')} is not told to it by the visible past, "
             f"{pm(r, 'missed')} it misses even when told." for r in table.to_dict("records")]
 
@@ -308,7 +309,7 @@ def fig_horizons(
     fig.legend(*axs[0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
     return fig, table[["symbol","horizon","model","pearson","pearson_lo","pearson_hi","r2","r2_lo","r2_hi"]]
 
-# %% ../../nbs/forecast/08a_ablations.ipynb #588e8cd6
+# %% ../../nbs/forecast/08a_ablations.ipynb #836e3ed9
 def horizon_words(
     table:pd.DataFrame, # From `scoring.score_table`, one symbol
     called:dict, # Name in the table to the model
@@ -319,7 +320,7 @@ def horizon_words(
         who, g = label(called[n]), g[g.pearson.notna()]
         if not len(g) or g.pearson_lo.isna().all(): out.append(f"{who}: too few blocks to say where its skill lies."); continue
         top, alive = g.loc[g.pearson.idxmax()], g[g.pearson_lo > 0].horizon
-        text = f"{who} has its highest correlation, {top.pearson:.3f} [{top.pearson_lo:.3f}, {top.pearson_hi:.3f}], at {top.horizon} s".replace("-", "−")
+        text = f"{who} has its highest correlation, {_num(top.pearson)} [{_num(top.pearson_lo)}, {_num(top.pearson_hi)}], at {top.horizon} s"
         dead = g[g.horizon > alive.max()].horizon if len(alive) else g.horizon
         if not len(alive): text += ", and at no horizon does its interval leave zero out"
         elif len(dead): text += f"; its interval holds zero from {dead.min()} s on"
