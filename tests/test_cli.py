@@ -487,7 +487,7 @@ def test_outside_a_checkout(do, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(("argv", "says"), [
-    ([], ["data", "profile", "--version"]),
+    ([], ["data", "profile", "estimate", "--version"]),
     (["data"], ["simulated", "tardis", "files", "check", "accept", "not overwritten"]),
     (["data", "simulated"], ["--hours", "--seed", "--force"]),
     (["data", "tardis"], ["--exchange", "--symbols", "--days", "--types", "--endpoint", "TARDIS_API_KEY", "first day of each month"]),
@@ -496,6 +496,7 @@ def test_outside_a_checkout(do, tmp_path, monkeypatch):
     (["data", "fi2010"], ["FOLDER", "cannot become data/"]),
     (["data", "files"], ["FOLDER", "--exchange", "--symbols", "--days", "--types"]),
     (["profile"], ["params.NAME.yaml"]),
+    (["estimate"], ["--symbols", "--days", "--models", "deeplob_tcn,deeplob_lstm,hierarchical,tcn", "--epochs", "--workers", "--precision", "--cluster"]),
 ])
 def test_help(argv, says, capsys):
     with pytest.raises(SystemExit) as e: cli.main([*argv, "--help"])

@@ -41,7 +41,8 @@ def test_a_failure_is_reported_by_name_after_the_others_are_done(tmp_path, worke
 
 
 def test_a_worker_that_dies_is_reported_and_the_rest_can_be_run_again(tmp_path):
-    with pytest.raises(LobError, match="its worker process died"): map_items(record, items(tmp_path, [0, 2]), 2, tmp_path/"keep")
+    with pytest.raises(LobError, match="its worker process died, 3 times"): map_items(record, items(tmp_path, [0, 2]), 2, tmp_path/"keep")
+    assert calls(tmp_path) == [0, 0, 0, 2]
     assert map_items(record, items(tmp_path, [2]), 1, tmp_path/"keep") == [[2, 4]]
 
 
