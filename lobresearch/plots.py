@@ -11,7 +11,7 @@ import io
 import matplotlib as mpl
 import matplotlib.pyplot as plt
 
-# %% ../nbs/01_plots.ipynb #42372401
+# %% ../nbs/01_plots.ipynb #6fb380d8
 OKABE_ITO = dict(black="#000000", orange="#E69F00", sky="#56B4E9", green="#009E73", yellow="#F0E442",
                  blue="#0072B2", red="#D55E00", purple="#CC79A7", grey="#777777")
 _o = OKABE_ITO
@@ -22,7 +22,7 @@ COLORS = {"data": _o["black"], "null": _o["grey"], "ceiling": _o["purple"], "bid
           "deeplob_tcn_pooled": "#00456D", "transformer": "#C9B400", "hierarchical": "#8A7A00"}
 LABELS = {"zero": "zero", "last_return": "last return", "ridge_ofi": "ridge on OFI", "ridge": "ridge on features", "logistic": "logistic",
           "forest": "random forest", "lightgbm": "LightGBM", "lstm": "LSTM", "cnn_lstm": "CNN-LSTM", "deeplob_lstm": "DeepLOB-LSTM",
-          "deeplob_lstm_stateful": "DeepLOB-LSTM, stateful", "tcn": "TCN", "deeplob_tcn": "DeepLOB-TCN", "deeplob_tcn_pooled": "DeepLOB-TCN, pooled",
+          "deeplob_lstm_stateful": "stateful DeepLOB-LSTM", "tcn": "TCN", "deeplob_tcn": "DeepLOB-TCN", "deeplob_tcn_pooled": "pooled DeepLOB-TCN",
           "transformer": "Transformer", "hierarchical": "two-scale TCN", "ceiling": "ceiling"}
 FAMILIES = {"baseline": ("zero","last_return"), "linear": ("ridge_ofi","ridge","logistic"), "trees": ("forest","lightgbm"),
             "recurrent": ("lstm","cnn_lstm","deeplob_lstm","deeplob_lstm_stateful"), "convolutional": ("tcn","deeplob_tcn","deeplob_tcn_pooled"),
@@ -32,7 +32,7 @@ FAMILY = {m: f for f,ms in FAMILIES.items() for m in ms}
 MARKERS = dict(baseline="s", linear="D", trees="^", recurrent="v", convolutional="o", attention="P", other="x")
 WIDTH = 6.5
 
-# %% ../nbs/01_plots.ipynb #ec49785e
+# %% ../nbs/01_plots.ipynb #1d56a06a
 def _known(m):
     "The longest known model that a name begins with, and the rest of the name"
     whole = next((k for k in sorted(FAMILY, key=len, reverse=True) if m == k or m.startswith(f"{k}_")), None)
@@ -43,7 +43,9 @@ def label(
 )->str: # As the report calls it
     "A model's name in the report; a variant is named after its model"
     base, rest = _known(m)
-    return LABELS[m] if m in LABELS else rest.replace("_", " ") if base is None else f"{LABELS[base]}, {rest.replace('_', ' ')}"
+    if m in LABELS: return LABELS[m]
+    words = rest.replace("_", " ")
+    return words if base is None else f"pooled {LABELS[base]}" if rest == "pooled" else f"{LABELS[base]} ({words})"
 
 def color(
     m:str, # Model

@@ -13,7 +13,7 @@ from torch import nn
 from ..errors import require
 from .deeplob import DeepLobTcn
 
-# %% ../../nbs/forecast/02e_benchmark_nets.ipynb #84389586
+# %% ../../nbs/forecast/02e_benchmark_nets.ipynb #91d62c9d
 class ClassicDeepLob(nn.Module):
     "Same-padded DeepLOB: `(B, 1, T, 40)` to `(B, 3)`"
     def __init__(self,
@@ -23,8 +23,9 @@ class ClassicDeepLob(nn.Module):
                 ):
         super().__init__()
         act = lambda: nn.LeakyReLU(.01)
-        conv = lambda i, o, t=1, w=1: nn.Conv2d(i, o, (t, w), (1, w), padding="same" if w == 1 else "valid")
-        step = lambda i, w: [conv(i, channels, w=w), act(), conv(channels, channels, 4), act(), conv(channels, channels, 4), act()]
+        conv = lambda i, o, t=1, w=1: nn.Conv2d(i, o, (t, w), (1, w), padding=(t//2, 0))
+        four = lambda: [nn.ZeroPad2d((0, 0, 1, 2)), nn.Conv2d(channels, channels, (4, 1)), act()] # an even width needs one more zero at the end
+        step = lambda i, w: [conv(i, channels, w=w), act(), *four(), *four()]
         self.trunk = nn.Sequential(*step(1, 2), *step(channels, 2), *step(channels, 10))
         self.three = nn.Sequential(conv(channels, branch), act(), conv(branch, branch, 3), act())
         self.five = nn.Sequential(conv(channels, branch), act(), conv(branch, branch, 5), act())

@@ -66,7 +66,7 @@ def _note(s):
     if np.isnan(s["pearson"]): return "a constant series has no correlation"
     return "too few blocks for an interval" if np.isnan(s["pearson_lo"]) else ""
 
-# %% ../../nbs/forecast/06b_breakdown.ipynb #11412d6f
+# %% ../../nbs/forecast/06b_breakdown.ipynb #0ed301ee
 def homogeneity(
     table:pd.DataFrame, # From `cell_scores`, of one kind
     measure:str="pearson", # Which score
@@ -79,7 +79,7 @@ def homogeneity(
     if len(t) < 2: return dict(cells=len(t), spread=np.nan, by_chance=np.nan, statistic=np.nan, p=np.nan)
     v, se, blocks = (t[c].to_numpy(float) for c in (measure, f"{measure}_se", "blocks"))
     w = anova_generic(v, se**2*blocks, blocks, use_var="unequal", welch_correction=True)
-    chance = np.ptp(np.random.default_rng(seed).normal(0, se, (draws, len(se))), axis=1)
+    chance = np.ptp(se*np.random.default_rng(seed).standard_t(blocks - 1, (draws, len(se))), axis=1)
     return dict(cells=len(t), spread=float(np.ptp(v)), by_chance=float(np.quantile(chance, .95)), statistic=float(w.statistic), p=float(w.pvalue))
 
 # %% ../../nbs/forecast/06b_breakdown.ipynb #6b01d52b

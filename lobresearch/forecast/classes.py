@@ -278,7 +278,7 @@ def _legend(axs):
     got = {l: h for ax in axs.flat for h,l in zip(*ax.get_legend_handles_labels())}
     return list(got.values()), list(got)
 
-# %% ../../nbs/forecast/06a_classes.ipynb #9fa0e911
+# %% ../../nbs/forecast/06a_classes.ipynb #5133123d
 def fig_direction(
     table:pd.DataFrame, # From `class_table`
     measure:str="auc", # Which score
@@ -287,12 +287,13 @@ def fig_direction(
 ): # (fig, table)
     "A score of every model with its interval: a panel a symbol and horizon"
     models, panels = list(dict.fromkeys(table.model)), list(dict.fromkeys(zip(table.symbol, table.horizon)))
-    fig, axs = plt.subplots(1, len(panels), figsize=(WIDTH*min(1, .28 + .26*len(panels)), .6 + .19*len(models)), sharey=True, squeeze=False)
+    fig, axs = plt.subplots(1, len(panels), figsize=(WIDTH*min(1, .28 + .26*len(panels)), .6 + .19*len(models)), sharey=True, sharex=True, squeeze=False)
     for (s,h), ax in zip(panels, axs[0]):
         for r in table[(table.symbol == s) & (table.horizon == h)].to_dict("records"):
             i, around = models.index(r["model"]), np.nan_to_num([[r[measure] - r[f"{measure}_lo"]], [r[f"{measure}_hi"] - r[measure]]])
             ax.errorbar(r[measure], i, xerr=around, fmt="o", ms=3.5, lw=1.2, color=COLORS.get(r["model"], "k"))
         ax.axvline(none, color="k", lw=.6, zorder=0); ax.set_title(f"{s}\n{h} s")
-    axs[0,0].set(yticks=range(len(models)), ylim=(len(models)-.5, -.5)); axs[0,0].set_yticklabels([LABELS.get(m, m) for m in models])
+    axs[0,0].xaxis.set_major_locator(plt.MaxNLocator(4)); axs[0,0].set(yticks=range(len(models)), ylim=(len(models)-.5, -.5))
+    axs[0,0].set_yticklabels([LABELS.get(m, m) for m in models])
     fig.supxlabel(words, fontsize=8.5)
     return fig, table[["symbol","horizon","model",measure,f"{measure}_lo",f"{measure}_hi"]]

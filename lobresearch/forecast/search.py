@@ -66,7 +66,7 @@ def _between(name, given, low, high, log, step):
     if all(isinstance(v, int) for v in numbers): return IntDistribution(low, high, log=bool(log), step=step or 1)
     return FloatDistribution(low, high, log=bool(log), step=step)
 
-# %% ../../nbs/forecast/08_search.ipynb #1c71d7c0
+# %% ../../nbs/forecast/08_search.ipynb #3a490789
 def read_space(
     space:dict, # Name to a list of choices, or to a dictionary of low, high, log, step
     known:dict, # Block to the names it may hold, as from `knobs`
@@ -92,7 +92,7 @@ def paste(
     values:dict, # Name such as net.depth to its value
 )->str: # YAML
     "A trial's parameters as they would stand in `params.yaml`"
-    return yaml.safe_dump(configure({}, values), sort_keys=False, default_flow_style=None).strip()
+    return yaml.safe_dump(configure({}, values), sort_keys=False, default_flow_style=False).strip()
 
 # %% ../../nbs/forecast/08_search.ipynb #634f66d7
 STARTUP = 10 # Trials drawn at random before the estimator takes over
