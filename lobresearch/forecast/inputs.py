@@ -6,21 +6,21 @@
 __all__ = ['CLIP', 'LOOKBACK', 'KINDS', 'PARTS', 'HIDDEN', 'Part', 'parts', 'feature_names', 'inputs_lookback', 'hidden_columns',
            'fit_units', 'raw_columns', 'statistics', 'fit_inputs', 'standardise', 'make_inputs']
 
-# %% ../../nbs/forecast/00_inputs.ipynb #d2da0c1b
+# %% ../../nbs/forecast/00_inputs.ipynb #6f8c5b0e
 from typing import Callable, NamedTuple
 import numpy as np
 import pandas as pd
 from ..data.book import book_columns, mid, tick_size
 from ..errors import TooShortError, require
 from ..market.features import SETS, features, select, warmup
-from ..market.images import book_image, distance_mass, flow_image
+from ..market.images import book_image, flow_image
 
 # %% ../../nbs/forecast/00_inputs.ipynb #31b13007
 CLIP = 8. # Standard deviations beyond which an input is cut
 LOOKBACK = 61 # Seconds; features that look back farther are left out, unless they are named
 KINDS = ("book", "flow", "mass", "book+features", "flow+features", "mass+features", "book+flow+features") # Those that the study compares
 
-# %% ../../nbs/forecast/00_inputs.ipynb #dc645fbb
+# %% ../../nbs/forecast/00_inputs.ipynb #b81d5eca
 def _book(grid, state): return book_image(grid, state["tick"], state["unit"], state["levels"])
 def _flow(grid, state): return flow_image(grid, state["unit"], state["levels"])
 
@@ -29,9 +29,14 @@ def _flow_picture(grid, state):
     return np.pad(x, ((0,0), (0,0), (0,1))).reshape(len(grid), -1)
 
 def _mass(grid, state):
-    n, m = 2*state["levels"], distance_mass(grid, state["levels"], 4*state["levels"]+1, *state["edges"]).toarray()
-    both = np.stack([m[:,n+1:], m[:,n-1::-1]], 1) # asks and bids, from near to far; between the two nearest edges nothing stands but a locked book
-    return np.log1p(both.reshape(len(m), 2, -1, 2).transpose(0, 2, 1, 3).reshape(len(m), -1)/state["unit"])
+    rows, n, m = len(grid), 2*state["levels"], mid(grid).astype(float)[:,None]
+    out, edges = np.empty((rows, n//2, 2, 2)), np.geomspace(*state["edges"], n)
+    for k, side in enumerate(("ask","bid")):
+        px, sz = (grid[[f"{side}_{c}_{i}" for i in range(1, n//2+1)]].to_numpy(float) for c in ("px","sz"))
+        there = np.isfinite(px) & (sz > 0) & np.isfinite(m)
+        row, at = np.nonzero(there)[0], np.searchsorted(edges, abs(1e4*(px/m - 1))[there], side="right") - 1
+        out[:,:,k] = np.bincount(row*n + np.maximum(at, 0), sz[there], rows*n).reshape(rows, -1, 2)
+    return np.log1p(out.reshape(rows, -1)/state["unit"])
 
 class Part(NamedTuple):
     "One way to show a second"
@@ -99,7 +104,7 @@ def hidden_columns(
     h = hidden.iloc[at].astype(float)
     return np.stack([f(h).to_numpy() for f in HIDDEN.values()], 1)
 
-# %% ../../nbs/forecast/00_inputs.ipynb #36362065
+# %% ../../nbs/forecast/00_inputs.ipynb #1f679f5f
 def _edges(grid, levels):
     "Distances in bps within which sizes stand: those of the nearest and the farthest level, the outermost hundredths aside"
     m, d = mid(grid).astype(float), []
@@ -132,6 +137,7 @@ def raw_columns(
     make = lambda n: hidden_columns(grid, hidden) if n == "hidden" else PARTS[n].columns(grid, state)
     return np.concatenate([PARTS[first].picture(grid, state), *(make(n) for n,_ in more)], axis=1)
 
+# %% ../../nbs/forecast/00_inputs.ipynb #e4ebdeac
 def statistics(
     x, # (rows, columns), NaN where missing
 )->dict: # mean and sd, one number a column

@@ -19,7 +19,7 @@ from ..plots import NETWORKS, family, label
 SIZE = .1 # The best model is in the confidence set with probability 1 - SIZE
 LEVEL = .05 # Of a test, after Holm's adjustment
 
-# %% ../../nbs/forecast/06c_ranking.ipynb #4430b064
+# %% ../../nbs/forecast/06c_ranking.ipynb #1f378494
 def chosen(
     valid:pd.DataFrame, # From `score_table`, validation
     test:pd.DataFrame, # The same of the test rows; a model without forecasts there cannot be chosen
@@ -32,8 +32,8 @@ def correlations(
     sides:dict, # From `scoring.sides`
 )->pd.DataFrame: # symbol, horizon, model, pearson
     "The correlation of each model's mean forecast, without an interval; enough to choose by"
-    return pd.DataFrame([dict(symbol=s, horizon=h, model=m, pearson=value("pearson", w["y"].to_numpy(), v)) for (s,h),w in sides.items() for m,v in ensemble(w).items()],
-                        columns=["symbol","horizon","model","pearson"])
+    rows = [(s, h, m, value("pearson", w["y"].to_numpy(), v)) for (s,h),w in sides.items() for m,v in ensemble(w).items()]
+    return pd.DataFrame(rows, columns=["symbol","horizon","model","pearson"])
 
 # %% ../../nbs/forecast/06c_ranking.ipynb #46210f27
 def difference(

@@ -14,7 +14,7 @@ from ..errors import TooShortError, require
 from .inputs import fit_inputs, make_inputs
 from ..market.labels import ema_label, forward_return, mid_price
 
-# %% ../../nbs/forecast/00a_rows.ipynb #ded1bf55
+# %% ../../nbs/forecast/00a_rows.ipynb #4b02e265
 TARGETS = ("raw", "ema")
 
 class Rows(NamedTuple):
@@ -31,6 +31,7 @@ class Rows(NamedTuple):
     part:np.ndarray|None=None     # int, (rows,): which of `names` a row belongs to; one symbol when None
     names:tuple|None=None         # Symbols
 
+# %% ../../nbs/forecast/00a_rows.ipynb #24c75ae6
 def smoothed(
     ts, # int64 microseconds, (rows,)
     segment, # Segment of each row, (rows,)
@@ -42,6 +43,7 @@ def smoothed(
     turn = np.r_[False, (segment[1:] != segment[:-1]) | (role[1:] != role[:-1])]
     return ema_label(ts, np.cumsum(turn), r, alpha)
 
+# %% ../../nbs/forecast/00a_rows.ipynb #d84eca8e
 def scaled_labels(
     ts, # int64 microseconds, (rows,)
     segment, # Segment of each row, (rows,)
@@ -67,6 +69,7 @@ def scaled_labels(
         if t is not None: t[:,k] = smoothed(ts, segment, role, r, ema_alpha)/scale[k]
     return torch.from_numpy(y), None if t is None else torch.from_numpy(t), scale
 
+# %% ../../nbs/forecast/00a_rows.ipynb #72c5c554
 def prepare(
     grid:pd.DataFrame, # A grid
     split:pd.DataFrame, # ts and role, from `splits`; seconds it lacks play no part

@@ -149,7 +149,7 @@ def _ceilings(ax, c):
 
 def _first_legend(axs): return next((hl for ax in axs.flat if (hl := ax.get_legend_handles_labels())[0]), ([], []))
 
-# %% ../../nbs/forecast/06_scoring.ipynb #3605e9cc
+# %% ../../nbs/forecast/06_scoring.ipynb #d5146563
 def fig_learning(
     history:pd.DataFrame, # symbol, model, seed, epoch, train_loss, loss, correlation
     symbol:str|None=None, # Whose networks; the first when None
@@ -174,7 +174,7 @@ def _curves(top, low, H, m, select):
         top.plot(h.epoch, h.train_loss, color=OKABE_ITO["sky"], lw=1, label="training" if k == 0 else None)
         top.plot(h.epoch, h.loss, color=OKABE_ITO["blue"], lw=1, label="validation" if k == 0 else None)
         low.plot(h.epoch, h.correlation, color=OKABE_ITO["blue"], lw=1); low.plot(best.epoch, best.correlation, "o", ms=3.5, color=OKABE_ITO["blue"])
-    top.set_title(label(m).replace(", ", ",\n"), fontsize=7.5)
+    top.set_title(label(m), fontsize=7)
 
 # %% ../../nbs/forecast/06_scoring.ipynb #23bf0ff7
 def calibration(
