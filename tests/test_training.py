@@ -5,10 +5,12 @@ import pytest
 import torch
 from hypothesis import given, settings, strategies as st
 
-from lobresearch.errors import ParameterError, TooShortError
-from lobresearch.forecast.nets import build
-from lobresearch.forecast.rows import Rows, gather, prepare, runs, stretches
-from lobresearch.forecast.training import Run, epoch, fit, huber, predict_dense, step
+from lobresearch.errors import LobError, ParameterError, TooShortError
+from lobresearch.forecast import training
+from lobresearch.forecast.nets import NETS, build
+from lobresearch.forecast.recurrent import window_lstm
+from lobresearch.forecast.rows import Rows, gather, pool, prepare, runs, stretches
+from lobresearch.forecast.training import Run, epoch, fit, huber, pick_precision, predict_dense, step, validate
 from lobresearch.market.features import random_grid
 from lobresearch.market.splits import chronological
 
@@ -193,3 +195,180 @@ def test_averaged_weights_follow_by_hand(rows):
     plain = Run(network(rows), rows, 1, average=0)
     assert plain.mean is plain.net
     with pytest.raises(ParameterError, match="average must lie"): Run(network(rows), rows, 1, average=1)
+
+
+def test_weights_count_horizons_as_they_say():
+    "Losses .125 and 2.5: weighted 3 to 1 they are .71875; a horizon without a label costs nothing"
+    p, y = torch.tensor([[.5, 3.], [.5, 3.]]), torch.zeros(2, 2)
+    assert huber(p, y, (3, 1)) == pytest.approx((3*.125 + 2.5)/4)
+    assert huber(p, y, (1, 0)) == pytest.approx(.125) and huber(p, y, (2, 2)) == pytest.approx(float(huber(p, y)))
+    y[:, 1] = torch.nan
+    assert huber(p, y, (3, 1)) == pytest.approx(3*.125/4)
+
+
+def test_a_horizon_of_weight_zero_teaches_nothing(rows):
+    junk = rows._replace(y=torch.stack([rows.y[:, 0], rows.y[:, 1]*torch.where(torch.from_numpy(rows.role == "train"), -7., 1.)], 1))
+    (a, _), (b, _) = (train(r, epochs=1, weights=[1, 0]) for r in (rows, junk))
+    assert same(a, b)
+    assert not same(a, train(rows, epochs=1)[0]) and not same(train(rows, epochs=1)[0], train(junk, epochs=1)[0])
+
+
+def test_training_follows_the_target_and_validation_the_raw_label(rows):
+    flipped = rows._replace(target=-rows.y)
+    (a, ha), (b, hb) = train(rows, epochs=2, lr=3e-3), train(flipped, epochs=2, lr=3e-3)
+    assert ha[-1]["correlation"] > .2 and hb[-1]["correlation"] == pytest.approx(-ha[-1]["correlation"], abs=.2)
+    assert validate(b, flipped) == validate(b, rows)
+    c, hc = train(rows._replace(target=rows.y.clone()), epochs=2, lr=3e-3)
+    assert hc == ha and same(a, c)
+
+
+def test_of_pooled_symbols_the_correlation_is_the_mean_over_symbols(rows):
+    net = network(rows)
+    torch.nn.init.normal_(net.head.weight, std=.1)
+    other = rows._replace(y=5 - 3*rows.y)  # far from the other's labels: over both together the correlation would be another
+    both = pool([rows, other], ("A", "B"))
+    a, b, got = validate(net, rows), validate(net, other), validate(net, both)
+    assert b["correlations"] == pytest.approx([-r for r in a["correlations"]], abs=1e-5)
+    assert got["correlations"] == pytest.approx(np.mean([a["correlations"], b["correlations"]], 0), abs=1e-6)
+    assert got["loss"] == pytest.approx((a["loss"] + b["loss"])/2, rel=1e-4)
+    p = predict_dense(net, both.x, both.segment)
+    assert np.array_equal(p[:len(rows.ts)], predict_dense(net, rows.x, rows.segment), equal_nan=True)
+    only = both._replace(role=np.where(both.part == 1, np.where(both.role == "valid", "", both.role), both.role))
+    assert validate(net, only)["correlations"] == pytest.approx(a["correlations"], abs=1e-6)  # a symbol without validation rows has no say
+    _, h = train(both, epochs=1)
+    assert len(h[0]["correlations"]) == 2
+
+
+def test_auto_is_the_machine_s_own_format_and_is_written_down(rows, monkeypatch):
+    own = "bf16" if any(v for k, v in torch.cpu.get_capabilities().items() if k.endswith("bf16")) else "fp32"
+    assert pick_precision("cpu", "auto") == own and pick_precision("cpu", "fp32") == "fp32"
+    for caps, want in ((dict(avx2=True, avx512_bf16=False), "fp32"), (dict(avx512_bf16=True), "bf16"), (dict(amx_bf16=True), "bf16")):
+        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda caps=caps: caps)
+        assert pick_precision("cpu", "auto") == want
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: dict(avx512_bf16=True))
+    (a, ha), (b, hb) = train(rows, epochs=1, precision="auto"), train(rows, epochs=1, precision="bf16")
+    assert same(a, b) and ha == hb and ha[0]["precision"] == "bf16" and train(rows, epochs=1)[1][0]["precision"] == "fp32"
+
+
+def test_a_run_keeps_the_format_it_began_with_on_another_machine(rows, tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: dict(avx512_bf16=True))
+    want, history = train(rows, epochs=2, precision="auto")
+    def kill(text): raise Killed
+    with pytest.raises(Killed): train(rows, tmp_path/"c", epochs=2, precision="auto", tell=kill)
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: dict(avx512_bf16=False))
+    net, h = train(rows, tmp_path/"c", epochs=2, precision="auto")
+    assert h == history and same(net, want)
+
+
+@pytest.mark.parametrize("name", NETS)
+@pytest.mark.parametrize("at", [slice(None), slice(3, 90, 7), slice(150, None), slice(120, None, 4), slice(-1, None)])
+def test_the_seconds_that_are_wanted_get_the_forecasts_they_would_have_had(name, at):
+    torch.manual_seed(0)
+    net = build(name, dict(pages=2, levels=2)).eval()
+    for p in (net.head, net.line): torch.nn.init.normal_(p.weight, std=.1)
+    x = torch.randn(2, 2, 170, 8)
+    with torch.no_grad(): want, got = net(x)[:, at], net(x, at=at)
+    assert got.shape == want.shape and (got - want).abs().max() < 1e-5
+
+
+@given(T=st.integers(1, 40), window=st.integers(1, 30), first=st.integers(0, 39), every=st.integers(1, 9), seed=st.integers(0, 99))
+@settings(max_examples=40, deadline=None)
+def test_restarted_lstms_give_torch_s_states_and_gradients_window_by_window(T, window, first, every, seed):
+    torch.manual_seed(seed)
+    lstm, x = torch.nn.LSTM(3, 5, batch_first=True).double(), torch.randn(2, T, 3, dtype=torch.float64, requires_grad=True)
+    at = slice(min(first, T-1), None, every)
+    theirs = torch.stack([lstm(x[:, max(0, t-window+1):t+1])[0][:, -1] for t in range(T)[at]], 1)
+    ours, pull = window_lstm(lstm, x, window, at), torch.randn_like(theirs)
+    assert torch.allclose(ours, theirs, atol=1e-12)
+    wants = [x, *lstm.parameters()]
+    for a, b in zip(torch.autograd.grad(ours, wants, pull), torch.autograd.grad(theirs, wants, pull)): assert torch.allclose(a, b, atol=1e-11)
+
+
+@pytest.mark.parametrize("name", ["tcn", "lstm"])
+def test_thin_trains_on_every_so_manieth_second_and_on_no_other(rows, name):
+    torch.manual_seed(0)
+    net = build(name, dict(pages=rows.x.shape[2], levels=2))
+    which = stretches(rows.segment, rows.role == "train", net.receptive_field-1, 64)[:3]
+    run = Run(net, rows, 0, thin=5, targets=64)
+    hit = np.concatenate([np.arange(a+run.context, b, 5) for a, b in which])
+    assert step(run, which)[1] == np.isfinite(rows.y[hit].numpy()).any(1).sum()
+    spoilt = rows.y.clone()
+    spoilt[np.setdiff1d(np.arange(len(rows.ts)), hit)] = 1e6
+    torch.manual_seed(0)
+    again = Run(build(name, dict(pages=rows.x.shape[2], levels=2)), rows._replace(y=spoilt), 0, thin=5, targets=64)
+    step(again, which)
+    assert same(run.net, again.net)
+
+
+def test_thinned_epochs_between_them_visit_all_but_the_first_seconds_of_a_run(rows):
+    run, seen = Run(network(rows), rows, 1, thin=4, targets=64), np.zeros(len(rows.ts), bool)
+    for e in range(60):
+        offset = int(np.random.default_rng([1, e]).integers(64))
+        for a, b in stretches(rows.segment, run.train, run.context, 64, offset): seen[a+run.context:b:4] = True
+    for a, b in runs(rows.segment, run.train): assert seen[a+run.context] and seen[a+run.context+3:b].all()
+    assert not seen[~run.train].any()
+
+
+class Clock:
+    "Time that passes by so many seconds whenever an epoch is run"
+    def __init__(self): self.now = 0.
+    def perf_counter(self): return self.now
+
+
+def test_the_time_left_is_reckoned_from_this_process_s_epochs(rows, tmp_path, monkeypatch):
+    clock, real = Clock(), training.epoch
+    def slow(seconds):
+        def run_epoch(*args):
+            clock.now += seconds
+            return real(*args)
+        return run_epoch
+    monkeypatch.setattr(training, "time", clock)
+    said = []
+    def kill(text):
+        said.append(text)
+        if text.startswith("epoch 3/"): raise Killed
+    monkeypatch.setattr(training, "epoch", slow(100))
+    with pytest.raises(Killed): train(rows, tmp_path/"c", epochs=6, patience=6, tell=kill)
+    monkeypatch.setattr(training, "epoch", slow(10))
+    _, h = train(rows, tmp_path/"c", epochs=6, patience=6, tell=said.append)
+    left = [float(s.split("at most ")[1].split(" s")[0]) for s in said]
+    assert left == [500, 400, 300, 20, 10, 0]
+    assert [s.split(", ")[1] for s in said] == [f"{e['labels']/s:,.0f} labels/s in fp32".split(", ")[0] for e, s in zip(h, (100, 100, 100, 10, 10, 10))]
+
+
+def test_a_long_epoch_says_how_far_it_is(rows, monkeypatch):
+    monkeypatch.setattr(training, "TELL", 0.)
+    said = []
+    train(rows, epochs=1, tell=said.append)
+    assert "of epoch 1/1" in said[0] and said[-1].startswith("epoch 1/1, ")
+
+
+def test_a_checkpoint_of_other_rows_or_another_network_is_refused(rows, tmp_path):
+    train(rows, tmp_path/"c", epochs=1)
+    for other in (rows._replace(y=rows.y+1), rows._replace(target=rows.y+1), rows._replace(role=np.roll(rows.role, 5))):
+        with pytest.raises(ParameterError, match="belongs to another run"): train(other, tmp_path/"c", epochs=1)
+    small = dict(pages=rows.x.shape[2], levels=2, trunk=4, channels=8, hidden=8)
+    fit(build("deeplob_lstm", dict(small, window=20)), rows, 1, tmp_path/"d", epochs=1)
+    with pytest.raises(ParameterError, match="belongs to another run"): fit(build("deeplob_lstm_stateful", dict(small, window=20)), rows, 1, tmp_path/"d", epochs=1)
+
+
+def test_weights_given_as_a_tuple_are_the_same_run_after_a_resume(rows, tmp_path):
+    want, history = train(rows, tmp_path/"c", epochs=1, weights=(.5, .5))
+    net, h = train(rows, tmp_path/"c", epochs=1, weights=(.5, .5))
+    assert h == history and same(net, want)
+
+
+@pytest.mark.parametrize("bad,says", [
+    (dict(weights=[1]), "one number a horizon"), (dict(weights=[1, -1]), "one number a horizon"), (dict(weights=[0, 0]), "not all 0"),
+    (dict(thin=0), "thin=0"), (dict(epochs=0), "epochs=0"), (dict(targets=1.5), "targets=1.5"), (dict(stretches=True), "stretches=True"),
+    (dict(patience=0), "patience=0"),
+    (dict(lr=0.), "lr and clip must be above 0"), (dict(clip=-1.), "lr and clip must be above 0"), (dict(weight_decay=-.1), "weight_decay not below"),
+    (dict(precision="fp16"), "auto, fp32 or bf16")])
+def test_wrong_parameters_are_refused_with_a_sentence(rows, bad, says):
+    with pytest.raises(ParameterError, match=says): Run(network(rows), rows, 0, **bad)
+
+
+def test_a_run_that_goes_astray_says_so(rows):
+    x = rows.x.clone()
+    x[600] = torch.inf
+    with pytest.raises(LobError, match="went astray in epoch 1.*smaller lr"): train(rows._replace(x=x), epochs=1)

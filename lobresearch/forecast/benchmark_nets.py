@@ -38,7 +38,7 @@ class ClassicDeepLob(nn.Module):
         h = torch.cat([self.three(h), self.five(h), self.highest(h)], dim=1)[...,0].transpose(1, 2)
         return self.head(self.lstm(h)[0][:,-1])
 
-# %% ../../nbs/forecast/02e_benchmark_nets.ipynb #50be1a49
+# %% ../../nbs/forecast/02e_benchmark_nets.ipynb #15796d85
 class BilinearNorm(nn.Module):
     "Standardise over events and over columns, and mix; `(B, D, T)` to the same (Tran et al. 2021)"
     def __init__(self,
@@ -55,6 +55,7 @@ class BilinearNorm(nn.Module):
         w = self.mix.clamp(min=.01)
         return w[0]*(self.a_scale*z(2) + self.a_shift) + w[1]*(self.b_scale*z(1) + self.b_shift)
 
+# %% ../../nbs/forecast/02e_benchmark_nets.ipynb #6ad99527
 class Bilinear(nn.Module):
     "$W_1 X W_2 + B$; `(B, D, T)` to `(B, d, t)`"
     def __init__(self,

@@ -23,16 +23,16 @@ from .training import DEFAULTS, Run, pick_device, pick_precision, predict_dense,
 from ..market.registry import random_grid
 from ..market.features import select
 
-# %% ../../nbs/forecast/10_estimate.ipynb #83f9b8ce
+# %% ../../nbs/forecast/10_estimate.ipynb #86189853
 ROWS = 3600 # of the made-up market
 DAY = 86_400 # rows
 
 def _clocked(work, seconds):
-    "What `work` gets done a second, on average over some seconds, after one round to warm up"
+    "What `work` gets done a second, on average over some seconds, after one round to warm up; and the share of a core it had"
     work()
-    done, start = 0., time.perf_counter()
+    done, start, used = 0., time.perf_counter(), time.process_time()
     while (spent := time.perf_counter() - start) < seconds or not done: done += work()
-    return done/spent
+    return done/spent, (time.process_time() - used)/spent
 
 def _peak():
     "Largest memory this process has had, MiB"
@@ -41,14 +41,14 @@ def _peak():
 def measure(
     item:dict, # model, net, train, levels, horizons, seconds
     folder=None, # Not used: items have one
-)->dict: # Rows a second: prepared, trained, forecast; labels a second; memory, MiB; bytes of a row's inputs in half precision; weights
+)->dict: # Rows a second: prepared, trained, forecast; labels a second; share of a core; memory, MiB; bytes of a row's inputs in half precision; weights
     "Time one network in this process"
     torch.set_num_threads(1)
     grid = random_grid(ROWS, np.random.default_rng(0), item["levels"])
     split = pd.DataFrame(dict(ts=grid.index, role=np.repeat(["train", "valid"], [ROWS//2, ROWS - ROWS//2])))
     kind, names = config_of(item, item["levels"], 1)[0], select(item["levels"], LOOKBACK)
     def get_ready(): prepare(grid, split, item["horizons"], kind, item["levels"], names); return ROWS
-    prepared, rows = _clocked(get_ready, 0), prepare(grid, split, item["horizons"], kind, item["levels"], names)
+    (prepared, _), rows = _clocked(get_ready, 0), prepare(grid, split, item["horizons"], kind, item["levels"], names)
     run = Run(build(item["model"], config_of(item, item["levels"], rows.x.shape[2])[1]), rows, 0, **item["train"])
     some, k = stretches(rows.segment, run.train, run.context, run.p["targets"]), run.p["stretches"]
     require(len(some) >= k, f"{ROWS//2} made-up seconds hold {len(some)} stretches of {run.p['targets']}, and a step takes {k}; take fewer.")
@@ -56,8 +56,8 @@ def measure(
     def train(): step(run, some); return int((some[:,1] - some[:,0] - run.context).sum())
     def forecast(): predict_dense(run.mean, rows.x, rows.segment, ok, precision=run.precision); return int(ok.sum())
     run.net.train()
-    trained = _clocked(train, item["seconds"])
-    return dict(model=item["model"], prepared=prepared, trained=trained, labels=trained/run.p["thin"], forecast=_clocked(forecast, item["seconds"]/4),
+    (trained, share), (forecasts, _) = _clocked(train, item["seconds"]), _clocked(forecast, item["seconds"]/4)
+    return dict(model=item["model"], prepared=prepared, trained=trained, labels=trained/run.p["thin"], forecast=forecasts, share=min(share, 1.),
                 memory=_peak(), row=2*rows.x[0].numel(), weights=weights(run.net), precision=run.precision)
 
 # %% ../../nbs/forecast/10_estimate.ipynb #2f422d7a
@@ -104,7 +104,7 @@ def room(
     kept = symbols*seeds*(rows*(SHARES["valid"] + SHARES["test"])*horizons*FORECAST*len(speeds) + 4*speeds.weights.sum())
     return memory, float(workers*rows*speeds.row.max() + kept)/1e9
 
-# %% ../../nbs/forecast/10_estimate.ipynb #ecf8c105
+# %% ../../nbs/forecast/10_estimate.ipynb #3c5735fd
 NIGHT = 8 # hours
 HEADLINE = ("deeplob_tcn", "deeplob_lstm", "hierarchical", "tcn")
 
@@ -135,11 +135,11 @@ def estimate(
     check_models(models)
     probe = pd.DataFrame(dict(prepared=[1.], trained=[1.], forecast=[1.]))
     reckon(probe, symbols, days, epochs, workers, seeds) # numbers that cannot be meant are refused before any work
-    here = min(workers, os.cpu_count()) if cluster in (None, "processes", "dask") else workers
+    here = 1 if cluster == "inline" else workers if cluster and ":" in cluster else min(workers, os.cpu_count())
     items = [dict(_settings(m, net, train, per_model), model=m, levels=levels, horizons=list(horizons), seconds=seconds, copy=k)
              for m in models for k in range(here)]
     got = pd.DataFrame(map_items(measure, items, here, what="networks timed", cluster=cluster))
-    how = dict(prepared="mean", trained="mean", labels="mean", forecast="mean", memory="max", row="max", weights="max", precision="first")
+    how = {**dict.fromkeys(["prepared","trained","labels","forecast","share"], "mean"), **dict.fromkeys(["memory","row","weights"], "max"), "precision": "first"}
     speeds = got.groupby("model", sort=False).agg(how).reset_index()
     table = reckon(speeds, symbols, days, epochs, here, seeds)
     table["memory"], disk = room(speeds, symbols, days, here, len(horizons), seeds)
@@ -151,7 +151,9 @@ def _settings(model, net, train, per_model):
     train = {**(train or {}), **mine.get("train", {})}
     return dict(net={**(net or {}), **mine.get("net", {})}, train={k: v for k,v in train.items() if k not in ("target","ema_alpha")})
 
-# %% ../../nbs/forecast/10_estimate.ipynb #4cf7c9ef
+# %% ../../nbs/forecast/10_estimate.ipynb #61f37b67
+def _time(hours): return f"{hours:.1f} h" if hours >= 1 else f"{60*hours:.1f} min"
+
 def sentences(
     table:pd.DataFrame, # From `estimate`
     symbols:int, # How many
@@ -164,11 +166,13 @@ def sentences(
 )->str:
     "What the table means"
     hours, n = total_hours(table), int(table["items"].sum())
-    many = "" if here == workers else f" {workers} workers were asked for, but this machine has {here} cores; {here} are reckoned with."
+    many = "" if here == workers else f" {workers} workers were asked for, but {here} can work at a time here; {here} are reckoned with."
+    share = float(table.share.mean())
+    busy = f" The machine was busy: the workers had {share:.0%} of a core each. Left to themselves they would take about {_time(hours*share)}." if share < .8 else ""
     late = f"That does not fit a night of {NIGHT} h: it takes {hours/NIGHT:.1f} nights, or about {math.ceil(here*hours/NIGHT)} workers as fast as these."
     fit = f"That fits a night of {NIGHT} h." if hours <= NIGHT else late
     return (f"{symbols} symbols of {days} days ({symbols*days*DAY:,} rows), {len(table)} networks, {n} items, {epochs} epochs each, "
-            f"{here} at a time: {hours:.1f} h. {fit}{many}\n"
+            f"{here} at a time: {_time(hours)}. {fit}{busy}{many}\n"
             f"Timed on made-up data of the same shape, {here} at once, in {'/'.join(table.precision.unique())} on {pick_device()}. "
             f"A worker that streams its inputs needs {table.memory.max():.1f} GB of memory; inputs, forecasts and weights take {disk:.1f} GB of disk. "
             f"Reckoned with {DAY:,} rows a day, {SHARES['train']:.0%} of them trained on and {SHARES['valid']:.0%} validating each epoch; "

@@ -34,7 +34,7 @@ def fingerprint(
         with open(p, "rb") as f: h.update(hashlib.file_digest(f, "sha256").digest())
     return h.hexdigest()[:16]
 
-# %% ../../nbs/forecast/04_items.ipynb #db4a310a
+# %% ../../nbs/forecast/04_items.ipynb #e772cdeb
 def _read(folder):
     "The kept result of an item, or None"
     path = Path(folder)/"result.json"
@@ -45,7 +45,8 @@ def _mine(folder):
     "Be the only one at work in a folder"
     Path(folder).mkdir(parents=True, exist_ok=True)
     with open(Path(folder)/"lock", "a") as f:
-        fcntl.flock(f, fcntl.LOCK_EX) # waits; let go when the file is closed or the process ends
+        try: fcntl.flock(f, fcntl.LOCK_EX) # waits; let go when the file is closed or the process ends
+        except OSError as e: raise LobError(f"{folder} cannot be locked ({e.strerror}); keep results on a disk that has locks.") from None
         yield
 
 def _one(fn, item, folder):

@@ -71,7 +71,7 @@ def _survey(root, symbol, split, levels, sample):
         raise DataError("the seconds of its days do not follow one another; days that overlap must be adjacent.", Path(root)/f"symbol={symbol}")
     return ts, np.concatenate(price), np.concatenate(role), pd.concat(kept)
 
-# %% ../../nbs/forecast/00b_streamed.ipynb #28927120
+# %% ../../nbs/forecast/00b_streamed.ipynb #819c9739
 def input_pieces(
     root, # Folder of all grids
     symbol:str, # Symbol
@@ -89,6 +89,7 @@ def input_pieces(
         a += len(p)
         tail = frame.iloc[max(0, int(np.searchsorted(frame.index, frame.index[-1] + SECOND - back)) - 2):]
 
+# %% ../../nbs/forecast/00b_streamed.ipynb #bc22ffa0
 def prepare_streamed(
     root, # Folder of all grids, see `data.grid`
     symbol:str, # Symbol
