@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -61,6 +62,11 @@ def test_one_worker_and_two_give_the_same_trials_and_the_same_log(tmp_path):
     pd.testing.assert_frame_equal(one.table, two.table)
     assert one.default == two.default
     assert (tmp_path/"a/log.jsonl").read_bytes() == (tmp_path/"b/log.jsonl").read_bytes()
+
+
+def test_workers_of_another_kind_give_the_same_trials(tmp_path):
+    with ThreadPoolExecutor(3) as pool: other = search(hill, item(tmp_path), SPACE, 9, 7, tmp_path/"b", batch=4, executor=pool)
+    pd.testing.assert_frame_equal(other.table, run(tmp_path, 9).table)
 
 
 def test_a_longer_search_starts_with_the_shorter_one_and_trains_nothing_twice(tmp_path):

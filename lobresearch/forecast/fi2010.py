@@ -45,7 +45,7 @@ def made_up(
         np.savetxt(Path(folder)/f"{part}_Dst_NoAuction_{norm}_CF_{i}.txt", np.column_stack([x[a:b], y[a:b]]).T, fmt="%.7e")
     return Path(folder)
 
-# %% ../../nbs/forecast/09_fi2010.ipynb #7b616481
+# %% ../../nbs/forecast/09_fi2010.ipynb #0a365f12
 def keep_setup(
     folder, # Holds the four text files of set-up 2, at any depth
     to, # Where the arrays are kept
@@ -70,6 +70,7 @@ def _columns(path):
     "Training and test columns kept in a file"
     with np.load(path) as z: n = int(z["train"]); return n, len(z["labels"]) - n
 
+# %% ../../nbs/forecast/09_fi2010.ipynb #5836832c
 class Windows(NamedTuple):
     "Books, classes, and the rows on which windows end"
     x:torch.Tensor # float32, (N, 40), standardised
@@ -130,7 +131,7 @@ class Fit:
 
     def over(self): return len(self.history) >= self.p["epochs"] or self.wait >= self.p["patience"]
 
-# %% ../../nbs/forecast/09_fi2010.ipynb #d033099f
+# %% ../../nbs/forecast/09_fi2010.ipynb #8c906225
 @torch.no_grad()
 def classify(
     run:Fit, # The fit
@@ -141,6 +142,7 @@ def classify(
     run.net.eval()
     return torch.cat([run.logits(ends[i:i+batch]).float().cpu() for i in range(0, len(ends), batch)]).numpy()
 
+# %% ../../nbs/forecast/09_fi2010.ipynb #3bfaf0c2
 def _validate(run):
     z, y = torch.from_numpy(classify(run, run.w.valid)), run.w.y[run.w.valid]
     weight = None if run.weight is None else run.weight.cpu()
@@ -171,7 +173,7 @@ def _note(run, h):
     run.wait += 1
     if run.wait % 2 == 0: run.optim.param_groups[0]["lr"] /= 2
 
-# %% ../../nbs/forecast/09_fi2010.ipynb #7226b6c4
+# %% ../../nbs/forecast/09_fi2010.ipynb #d57329ff
 def _save(path, run):
     "Write the state in one stroke"
     moments = {f"optim.{i}.{k}": v for i, s in run.optim.state_dict()["state"].items() for k, v in s.items()}
@@ -192,6 +194,7 @@ def _load(path, run):
     run.optim.load_state_dict(dict(run.optim.state_dict(), state=state))
     run.optim.param_groups[0]["lr"] = note["lr"]
 
+# %% ../../nbs/forecast/09_fi2010.ipynb #45622e02
 def fit_windows(
     net, # `(B, 1, T, 40)` to `(B, 3)`, with its first weights
     w:Windows, # The windows
@@ -210,7 +213,7 @@ def fit_windows(
     run.net.load_state_dict(run.best)
     return run
 
-# %% ../../nbs/forecast/09_fi2010.ipynb #abdc0941
+# %% ../../nbs/forecast/09_fi2010.ipynb #c118d509
 def fi2010_items(
     path, # From `keep_setup`
     horizons, # Events, of `HORIZONS`
@@ -229,6 +232,7 @@ def fi2010_items(
     return [dict(fi2010=Path(path).stem, code=code, horizon=int(k), model=m, seed=seed + i, window=length, block=block, train=dict(train or {}))
             for k in horizons for m in models for i in range(seeds)]
 
+# %% ../../nbs/forecast/09_fi2010.ipynb #0fdc9aab
 def run_fi2010(
     item:dict, # From `fi2010_items`
     folder, # The item's own folder
