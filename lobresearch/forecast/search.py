@@ -211,16 +211,16 @@ def search(
             _tell(study, now, [score(i, results[item_key(i)]) for i in mine])
         return _finished(study.get_trials(deepcopy=False)[:trials], item, space, batch, results, score)
 
-# %% ../../nbs/forecast/08_search.ipynb #3f7cc5fb
+# %% ../../nbs/forecast/08_search.ipynb #e0a1b0e5
 def _finished(trials, item, space, batch, results, score):
     "The search as a table"
     memory = optuna.create_study(direction="maximize", sampler=optuna.samplers.RandomSampler(seed=0))
     memory.add_trials(trials)
     about = lambda t: dict(trial=t.number, batch=t.number//batch, key=item_key(configure(item, t.params)))
     table = pd.DataFrame([{**about(t), **t.params, "score": np.nan if t.value is None else t.value} for t in trials])
-    table = table.assign(best=table.score.cummax().ffill(), failed=[results[k].get("failed", "") for k in table.key])
-    why = [f for f in table.failed if f]
-    require(table.score.notna().any(), "No trial of the search has a score" + (f"; the first was refused: {why[0]}" if why else "."), TooShortError)
+    why = [results[k].get("failed", "" if math.isfinite(v) else "its forecast has no correlation") for k, v in zip(table.key, table.score)]
+    table = table.assign(best=table.score.cummax().ffill(), failed=why)
+    require(table.score.notna().any(), f"No trial of the search has a score; of the first it is said: {why[0]}", TooShortError)
     own = item_key(item)
     return Search(memory, table, float(score(item, results[own])), own, results)
 

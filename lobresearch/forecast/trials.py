@@ -13,13 +13,13 @@ import pandas as pd
 from ..errors import DataError, require
 from .items import item_key
 
-# %% ../../nbs/forecast/08b_trials.ipynb #28985121
+# %% ../../nbs/forecast/08b_trials.ipynb #81a47001
 def valid_scores(
     item:dict, # From `make_items`
     result:dict, # What its work returned
-)->list: # Validation correlation at each horizon; empty if the result holds none
+)->list: # Validation correlation at each horizon, NaN where it is not defined; empty if the result holds none
     "What an item scored on validation, at the epoch that was kept"
-    if "valid" in result: return list(result["valid"])
+    if "valid" in result: return [float("nan") if r is None else r for r in result["valid"]]
     done = result.get("history", [])
     if not done: return []
     loss = item.get("train", {}).get("select", "correlation") == "loss"
@@ -29,7 +29,7 @@ def valid_scores(
 def valid_score(
     item:dict, # From `make_items`
     result:dict, # What its work returned
-)->float: # NaN if the result holds none
+)->float: # NaN if one of them is not defined, or the result holds none
     "Mean validation correlation over horizons"
     scores = valid_scores(item, result)
     return float(np.mean(scores)) if scores else float("nan")
