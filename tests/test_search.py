@@ -187,7 +187,7 @@ def test_a_refused_configuration_fails_alone_with_its_sentence(tmp_path):
     assert found.table.score.isna().equals(refused)
     assert [t.state for t in found.study.trials] == [TrialState.FAIL if r else TrialState.COMPLETE for r in refused]
     assert trials(tmp_path/"log.jsonl").score.isna().sum() == found.table.key[refused].nunique()
-    with pytest.raises(TooShortError, match="No trial of the search has a score; the first was refused: no"):
+    with pytest.raises(TooShortError, match="No trial of the search has a score; of the first it is said: no"):
         search(lambda i, folder: (_ for _ in ()).throw(ParameterError("no")), ITEM, SPACE, 2, 7, tmp_path/"b")
 
 
@@ -331,7 +331,17 @@ def test_the_logged_score_is_that_of_the_kept_epoch():
     h = [dict(loss=l, correlation=np.mean(r), correlations=r) for l, r in ((.5, [0., .2]), (.6, [.2, .4]), (.4, [.2, .2]))]
     assert valid_score(dict(train={}), dict(history=h)) == pytest.approx(.3)
     assert valid_score(dict(train=dict(select="loss")), dict(history=h)) == pytest.approx(.2)
-    assert np.isnan(valid_score({}, {}))
+    assert np.isnan(valid_score({}, {})) and np.isnan(valid_score({}, dict(valid=[.1, None])))
+
+
+def test_a_model_without_a_correlation_is_logged_and_loses_the_search(tmp_path):
+    def mute(i, folder): return dict(valid=[None, None] if i["net"]["inputs"] == "book" else [.1, .2])
+    found = search(mute, ITEM, SPACE, 6, 7, tmp_path, log=tmp_path/"log.jsonl")
+    none = found.table["net.inputs"] == "book"
+    assert 0 < none.sum() < 6 and found.table.score.isna().equals(none)
+    assert set(found.table.failed[none]) == {"its forecast has no correlation"} and set(found.table.failed[~none]) == {""}
+    logged = trials(tmp_path/"log.jsonl")
+    assert logged.scores[logged.score.isna()].tolist() == [[None, None]]*none.sum()
 
 
 @settings(max_examples=30)
