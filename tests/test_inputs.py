@@ -15,7 +15,7 @@ from lobresearch.forecast.inputs import (CLIP, HIDDEN, KINDS, LOOKBACK, feature_
                                          parts, raw_columns, statistics)
 from lobresearch.forecast.rows import prepare
 from lobresearch.market.features import SETS, features, random_grid, select
-from lobresearch.market.images import book_image, flow_image
+from lobresearch.market.images import book_image, distance_mass, flow_image
 
 N, L = 700, 3
 ALL = (*KINDS, "book+mass", "mass+flow+book", *(f"book+features:{s}" for s in SETS))
@@ -115,6 +115,27 @@ def test_mass_holds_all_that_stands_and_keeps_sides_apart(seed, levels):
     for side, name in enumerate(("ask", "bid")):
         want = grid[[f"{name}_sz_{i+1}" for i in range(levels)]].to_numpy().sum(1)
         assert np.allclose(x[:, :, side].sum((1, 2)), want, rtol=1e-5)
+
+
+def test_no_mass_is_lost_where_the_spread_was_never_so_narrow_in_training():
+    grid = random_grid(400, np.random.default_rng(0), levels=2)
+    state = fit_inputs(grid, np.arange(400) < 200, "mass", 2)
+    later = grid.iloc[200:].copy()
+    later["ask_px_1"] = later["bid_px_1"] + np.where(np.arange(200) % 2, .001, 0.)  # next to nothing, and locked
+    x = np.expm1(raw_columns(later, state)).reshape(200, 2, 2, 2)*state["unit"]
+    assert np.allclose(x[:, 0, 0, 0], later.ask_sz_1) and np.allclose(x[:, 0, 1, 0], later.bid_sz_1)
+    assert np.allclose(x.sum((1, 2, 3)), later[["ask_sz_1", "ask_sz_2", "bid_sz_1", "bid_sz_2"]].sum(axis=1))
+
+
+def test_mass_agrees_with_the_fine_form():
+    "Bins between the same edges hold what distance_mass puts there"
+    grid = random_grid(300, np.random.default_rng(7), levels=4)
+    edges = [2., 9.]
+    got = np.expm1(raw_columns(grid, dict(kind="mass", levels=4, tick=.1, unit=1., features=[], edges=edges))).reshape(300, 4, 2, 2)
+    fine = distance_mass(grid, 4, 17, *edges).toarray()
+    for side, bins in enumerate((fine[:, 9:], fine[:, 7::-1])):
+        mine = got[:, :, side].reshape(300, 8)
+        assert np.allclose(mine[:, 1:], bins[:, 1:], rtol=1e-5) and mine[:, 1:].any()
 
 
 def test_mass_by_hand():

@@ -196,22 +196,23 @@ def class_scores(
     return {**studentised(SCORES, M, block, n, seed, level), "majority": float((k == shares[0].argmax() - 1).mean()), "brier_base": float(M[:,10].mean()),
             "log_base": float(M[:,13].mean()), **{f"said_{c}": float(v) for c,v in zip(("down", "flat", "up"), said)}}
 
-# %% ../../nbs/forecast/06a_classes.ipynb #08921974
+# %% ../../nbs/forecast/06a_classes.ipynb #f698c060
 def reliability(
     happened, # bool, (rows,), in order of time
     p, # The chance given to it, (rows,)
     bins:int=10, # Bins of equal number
     block:int=600, # Rows of a block
-)->pd.DataFrame: # chance, share, se, n: a row a bin
+)->pd.DataFrame: # chance, share, se (NaN with fewer than `MIN_BLOCKS` blocks), n: a row a bin
     "Observed share against the chance that was given"
-    return calibration(np.asarray(happened, float), p, bins, block).rename(columns=dict(forecast="chance", realised="share"))
+    t = calibration(np.asarray(happened, float), p, bins, block).rename(columns=dict(forecast="chance", realised="share"))
+    return t if len(p) >= MIN_BLOCKS*block else t.assign(se=np.nan)
 
 def calibration_error(
     bins:pd.DataFrame, # From `reliability`
 )->tuple: # (expected calibration error, what perfectly calibrated chances would have)
     "Mean distance from the diagonal, and its floor"
     w = bins.n/bins.n.sum()
-    return float(w @ (bins.share - bins.chance).abs()), float((2/np.pi)**.5*(w @ bins.se))
+    return float(w @ (bins.share - bins.chance).abs()), float((2/np.pi)**.5*(w*bins.se).sum(skipna=False))
 
 # %% ../../nbs/forecast/06a_classes.ipynb #7c03356c
 def class_table(
@@ -278,7 +279,7 @@ def _legend(axs):
     got = {l: h for ax in axs.flat for h,l in zip(*ax.get_legend_handles_labels())}
     return list(got.values()), list(got)
 
-# %% ../../nbs/forecast/06a_classes.ipynb #5133123d
+# %% ../../nbs/forecast/06a_classes.ipynb #c62e1faa
 def fig_direction(
     table:pd.DataFrame, # From `class_table`
     measure:str="auc", # Which score
@@ -287,7 +288,7 @@ def fig_direction(
 ): # (fig, table)
     "A score of every model with its interval: a panel a symbol and horizon"
     models, panels = list(dict.fromkeys(table.model)), list(dict.fromkeys(zip(table.symbol, table.horizon)))
-    fig, axs = plt.subplots(1, len(panels), figsize=(WIDTH*min(1, .28 + .26*len(panels)), .6 + .19*len(models)), sharey=True, sharex=True, squeeze=False)
+    fig, axs = plt.subplots(1, len(panels), figsize=(WIDTH*min(1, .28 + .26*len(panels)), .6 + .19*max(len(models), 4)), sharey=True, sharex=True, squeeze=False)
     for (s,h), ax in zip(panels, axs[0]):
         for r in table[(table.symbol == s) & (table.horizon == h)].to_dict("records"):
             i, around = models.index(r["model"]), np.nan_to_num([[r[measure] - r[f"{measure}_lo"]], [r[f"{measure}_hi"] - r[measure]]])

@@ -20,7 +20,7 @@ CLIP = 8. # Standard deviations beyond which an input is cut
 LOOKBACK = 61 # Seconds; features that look back farther are left out, unless they are named
 KINDS = ("book", "flow", "mass", "book+features", "flow+features", "mass+features", "book+flow+features") # Those that the study compares
 
-# %% ../../nbs/forecast/00_inputs.ipynb #b81d5eca
+# %% ../../nbs/forecast/00_inputs.ipynb #1324245e
 def _book(grid, state): return book_image(grid, state["tick"], state["unit"], state["levels"])
 def _flow(grid, state): return flow_image(grid, state["unit"], state["levels"])
 
@@ -48,6 +48,7 @@ PARTS = {"book": Part(_book, _book, 1), "flow": Part(_flow, _flow_picture, 1), "
          "features": Part(lambda grid, state: features(grid, state["features"]).to_numpy(float), None, LOOKBACK),
          "hidden": Part(None, None, 0)}
 
+# %% ../../nbs/forecast/00_inputs.ipynb #b1ae1ee2
 def parts(
     kind:str, # Such as "book+features:desk30"
 )->list: # Pairs of part and set of features, "" unless one was named

@@ -191,17 +191,18 @@ class Run:
         n = len(stretches(rows.segment, self.train, self.context, self.p["targets"]))
         require(n > 0, f"No stretch of training rows is longer than the network's memory of {self.context} s; take a longer recording or less depth.", TooShortError)
 
-# %% ../../nbs/forecast/03_training.ipynb #17dfe519
+# %% ../../nbs/forecast/03_training.ipynb #aa0d1225
 TELL = 10. # Seconds between lines on a long epoch
 
 def step(
     run:Run, # The run
     which:np.ndarray, # int, (B, 2): stretches of rows
+    first:int=0, # First target of a stretch that counts, when they are thinned
 )->tuple: # (loss, labels)
     "One step of the optimiser"
     x, y = gather(run.rows, which, run.context)
-    y, device = y[:,::run.p["thin"]], next(run.net.parameters()).device
-    with _cast(run.net, run.precision): y_hat = run.net(x.to(device), at=slice(run.context, None, run.p["thin"]))
+    y, device = y[:,first::run.p["thin"]], next(run.net.parameters()).device
+    with _cast(run.net, run.precision): y_hat = run.net(x.to(device), at=slice(run.context+first, None, run.p["thin"]))
     loss = huber(y_hat.float(), y.to(device), run.p["weights"])
     run.optim.zero_grad(set_to_none=True)
     loss.backward()
@@ -227,11 +228,12 @@ def epoch(
     rng = np.random.default_rng([run.seed, e])
     all_ = stretches(run.rows.segment, run.train, run.context, run.p["targets"], int(rng.integers(run.p["targets"])))
     order, size, losses, labels_, told = rng.permutation(len(all_)), run.p["stretches"], [], 0, time.perf_counter()
+    first = int(rng.integers(min(run.p["thin"], (all_[:,1]-all_[:,0]).max() - run.context)))
     run.net.train()
     with torch.random.fork_rng():
         torch.manual_seed(run.seed*1_000_003 + e)
         for i in range(0, len(order), size):
-            loss, n = step(run, all_[np.sort(order[i:i+size])])
+            loss, n = step(run, all_[np.sort(order[i:i+size])], first)
             losses.append(loss); labels_ += n
             if time.perf_counter() > told + TELL: told = time.perf_counter(); tell(f"{(i+size)/len(order):.0%} of epoch {e+1}/{run.p['epochs']}")
     train_loss = float(torch.stack(losses).mean())
