@@ -18,7 +18,7 @@ train: {epochs: 4, patience: 2, stretches: 2, targets: 32, target: raw, ema_alph
 
 def speeds(**over):
     base = dict(model=["fast", "slow"], prepared=[86_400., 86_400.], trained=[10_000., 500.], labels=[10_000., 500.], forecast=[50_000., 5_000.],
-                memory=[600., 800.], row=[320, 320], weights=[1_000_000, 250_000], precision=["fp32", "fp32"])
+                share=[.9, .9], memory=[600., 800.], row=[320, 320], weights=[1_000_000, 250_000], precision=["fp32", "fp32"])
     return pd.DataFrame(base | over)
 
 
@@ -46,13 +46,24 @@ def test_memory_and_disk_by_hand():
 
 
 @pytest.mark.parametrize(("days", "says"), [(1, "That fits a night of 8 h."),
-                                            (10, "That does not fit a night of 8 h: it takes 9.4 nights, or about 19 workers as fast as these.")])
+                                            (10, "not fit a night of 8 h: it takes 9.4 nights, or about 19 workers as fast as these, or 2 epochs instead of 20.")])
 def test_the_sentence_draws_the_line_at_a_night(days, says):
     table = E.reckon(speeds(), 30, days, 20, 2)
     table["memory"], disk = E.room(table, 30, days, 2)
     text = E.sentences(table, 30, days, 20, 2, 2, disk)
     assert says in text and f"({30*days*86_400:,} rows)" in text and "60 items, 20 epochs each" in text and "asked for" not in text
-    assert "64 workers were asked for, but this machine has 2 cores; 2 are reckoned with." in E.sentences(table, 30, days, 20, 64, 2, disk)
+    assert "64 workers were asked for, but 2 can work at a time here; 2 are reckoned with." in E.sentences(table, 30, days, 20, 64, 2, disk)
+
+
+def test_a_busy_machine_is_not_believed():
+    "An epoch of both models takes 3.756 h, the rest .337 h: 75.4 h for 20 epochs; at half a core each 37.7 h, and 7.7 h for 4"
+    table = E.reckon(speeds(), 30, 10, 20, 2)
+    table["memory"], disk = E.room(table, 30, 10, 2)
+    assert "75.4 h." in E.sentences(table, 30, 10, 20, 2, 2, disk) and "busy" not in E.sentences(table, 30, 10, 20, 2, 2, disk)
+    text = E.sentences(table.assign(share=.5), 30, 10, 20, 2, 2, disk)
+    assert "75.4 h as busy as the machine is now (each worker had 50% of a core), about 37.7 h left to itself. That does not fit" in text
+    assert "it takes 4.7 nights, or about 10 workers as fast as these, or 4 epochs instead of 20." in text
+    assert E._time(.5) == "30.0 min"
 
 
 def test_a_model_gets_what_params_say_of_it_alone():
@@ -97,5 +108,9 @@ def test_workers_are_timed_at_the_same_time(monkeypatch):
     monkeypatch.setattr(os, "cpu_count", lambda: 3)
     table, text = E.estimate(4, 1, ("tcn", "lstm"), 1, 5)
     assert asked == [(3, [(m, k) for m in ("tcn", "lstm") for k in range(3)])]
-    assert table.trained.tolist() == [2000., 2000.] and "5 workers were asked for, but this machine has 3 cores" in text
+    assert table.trained.tolist() == [2000., 2000.] and "5 workers were asked for, but 3 can work at a time here" in text
     assert table.hours[0] == pytest.approx(table.minutes[0]/60*4/3)
+    asked.clear()
+    for cluster, n in (("inline", 1), ("tcp://far:8786", 5)):
+        E.estimate(4, 1, ("tcn",), 1, 5, cluster=cluster)
+        assert asked.pop()[0] == n
