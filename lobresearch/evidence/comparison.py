@@ -121,7 +121,7 @@ def _points(null):
     ok = null[np.isfinite(null)]
     return dict(zip(("null_lo","null_median","null_hi"), np.quantile(ok, [.025,.5,.975]) if len(ok) else [np.nan]*3))
 
-# %% ../../nbs/evidence/01_comparison.ipynb #45a250e7
+# %% ../../nbs/evidence/01_comparison.ipynb #4d153d62
 def _null_panel(ax, results, models):
     "A grey cloud of shifted scores per model, and a coloured dot for the score itself"
     for k,(r,m) in enumerate(zip(results, models)):
@@ -133,5 +133,5 @@ def _null_panel(ax, results, models):
         ax.plot(r["score"], k-.12, marker(m), ms=4.5, color=color(m))
         ax.text(1.02, k-.12, f"p = {r['p']:.3f}", transform=ax.get_yaxis_transform(), va="center", fontsize=6.5)
     ax.axvline(0, color="k", lw=.5); ax.set_ylim(len(models)-.6, -1)
-    ax.set_yticks(range(len(models)), [label(m) for m in models])
-    ax.tick_params(axis="y", length=0); ax.margins(x=.12)
+    ax.set_yticks([k-.12 for k in range(len(models))], [label(m) for m in models])
+    ax.tick_params(axis="y", length=0); ax.margins(x=.12); ax.locator_params(axis="x", nbins=5)

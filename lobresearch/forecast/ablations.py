@@ -183,8 +183,10 @@ def fig_ablations(
     for t, (_,_,n) in zip(axs[0,0].get_yticklabels(), spots): t.set_fontweight("bold" if n is None else "normal")
     return fig, table
 
-# %% ../../nbs/forecast/08a_ablations.ipynb #0db0ad66
+# %% ../../nbs/forecast/08a_ablations.ipynb #72b90783
 def _num(x, f=".3f"): return format(x, f).replace("-", "−")
+
+def _moved(r): return f"{'gains' if r.lo > 0 else 'costs'} {abs(r.difference):.3f} [{_num(r.lo)}, {_num(r.hi)}] at {r.horizon} s"
 
 def ablation_words(
     table:pd.DataFrame, # From `against_base`, one symbol
@@ -194,7 +196,7 @@ def ablation_words(
     for q, g in table.groupby("question", sort=False):
         g = g[g.lo.notna()]
         clear = g[(g.lo > 0) | (g.hi < 0)]
-        said = [f"{_called(r)} {'gains' if r.lo > 0 else 'costs'} {abs(r.difference):.3f} [{_num(r.lo)}, {_num(r.hi)}] at {r.horizon} s" for r in clear.itertuples()]
+        said = [f"{_called(c.iloc[0])} " + ", ".join(map(_moved, c.itertuples())) for _, c in clear.groupby("name", sort=False)]
         rest = len(g) - len(clear)
         if rest: said.append(f"{rest}{' other' if said else ''} interval{'s hold' if rest > 1 else ' holds'} zero")
         out.append(f"**{TITLES.get(q, q)}**: {'; '.join(said) or 'too few blocks for an interval'}.")

@@ -115,14 +115,14 @@ def homogeneity_table(
     if known.any(): out.loc[known,"p_holm"] = multipletests(out.p[known], method="holm")[1]
     return out
 
-# %% ../../nbs/forecast/06b_breakdown.ipynb #86ff8ffd
+# %% ../../nbs/forecast/06b_breakdown.ipynb #1174b3bf
 def fig_breakdown(
     table:pd.DataFrame, # From `breakdown`
     horizon:int, # Seconds
     kinds=("hour","volatility"), # Which kinds, a column each
     measure:str="pearson", # Which score
     words:str="correlation with\nthe raw return", # Of the axis
-): # (fig, table)
+): # (fig, table of all kinds)
     "Scores by cell, a row a symbol and a column a kind; open dots have no interval, the line is the score of all seconds"
     t = table[(table.horizon == horizon) & table.kind.isin(kinds)]
     symbols, names = list(dict.fromkeys(t.symbol)), [_order(t[t.kind == k].cell) for k in kinds]
@@ -137,7 +137,7 @@ def fig_breakdown(
     for j,k in enumerate(kinds): axs[-1,j].set_xlabel(KINDS[k])
     got = {l: h for ax in axs.flat for h,l in zip(*ax.get_legend_handles_labels())}
     fig.legend(got.values(), got.keys(), loc="outside lower center", ncols=4)
-    return fig, t[["symbol","horizon","model","kind","cell","n","blocks",measure,f"{measure}_lo",f"{measure}_hi"]]
+    return fig, table[table.horizon == horizon]
 
 def _panel(ax, t, whole, measure, names):
     models = list(dict.fromkeys(t.model))

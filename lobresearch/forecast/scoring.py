@@ -108,7 +108,7 @@ def pairs(
     put = lambda v, w: pd.Series(v, index=w.index).reindex(ts).to_numpy()
     return ts, {(m,h): (put(w["y"].to_numpy(), w), put(y_hat, w)) for h,w in got.items() for m,y_hat in ensemble(w).items()}
 
-# %% ../../nbs/forecast/06_scoring.ipynb #32c3d352
+# %% ../../nbs/forecast/06_scoring.ipynb #9100541a
 def rows_of(
     models, # Models in any order
 )->dict: # Model to its height, families a little apart
@@ -131,7 +131,7 @@ def fig_scores(
         ax = axs[i,j]
         if ceiling is not None: _ceilings(ax, ceiling[(ceiling.symbol == s) & (ceiling.horizon == h)])
         for r in shown[(shown.symbol == s) & (shown.horizon == h)].itertuples(): _dot(ax, r, at[r.model], r.model == (marked or {}).get((s,h)))
-        ax.axvline(0, color="k", lw=.6, zorder=0); ax.set_title(f"{s}, {h} s")
+        ax.axvline(0, color="k", lw=.6, zorder=0); ax.locator_params(axis="x", nbins=6); ax.set_title(f"{s}, {h} s")
         ax.set_yticks(list(at.values()), [label(m) for m in at]); ax.set_ylim(max(at.values(), default=0) + .7, -.7); ax.tick_params(axis="y", length=0)
     fig.supxlabel("correlation with the raw return", fontsize=8.5)
     if ceiling is not None and len(ceiling): fig.legend(*_first_legend(axs), loc="outside upper right")

@@ -45,7 +45,7 @@ class Moments:
         sd = np.sqrt(self.m2/np.maximum(self.n, 1))
         return dict(mean=[float(v) for v in self.mean], sd=[float(v) if v > 1e-9 else 1. for v in sd])
 
-# %% ../../nbs/forecast/00b_streamed.ipynb #055f5d74
+# %% ../../nbs/forecast/00b_streamed.ipynb #3c2dd289
 def roles_at(
     ts, # int64 microseconds, (rows,)
     split:pd.DataFrame, # ts, increasing, and role
@@ -59,6 +59,7 @@ def roles_at(
 
 def _survey(root, symbol, split, levels, sample):
     "ts, mid, role, the sampled training rows, and the columns of the grid"
+    split = pd.DataFrame(dict(ts=split.ts.to_numpy(), role=pd.Categorical(split.role))) # a byte a row, and told apart once
     step = max(1, -(-int((split.role == "train").sum())//sample))
     ts, price, role, kept, seen = [], [], [], [], 0
     for p in grid_parts(root, symbol):

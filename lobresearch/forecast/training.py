@@ -191,7 +191,7 @@ class Run:
         n = len(stretches(rows.segment, self.train, self.context, self.p["targets"]))
         require(n > 0, f"No stretch of training rows is longer than the network's memory of {self.context} s; take a longer recording or less depth.", TooShortError)
 
-# %% ../../nbs/forecast/03_training.ipynb #aa0d1225
+# %% ../../nbs/forecast/03_training.ipynb #3c45786d
 TELL = 10. # Seconds between lines on a long epoch
 
 def step(
@@ -201,6 +201,7 @@ def step(
 )->tuple: # (loss, labels)
     "One step of the optimiser"
     x, y = gather(run.rows, which, run.context)
+    first = min(first, y.shape[1]-1)
     y, device = y[:,first::run.p["thin"]], next(run.net.parameters()).device
     with _cast(run.net, run.precision): y_hat = run.net(x.to(device), at=slice(run.context+first, None, run.p["thin"]))
     loss = huber(y_hat.float(), y.to(device), run.p["weights"])
@@ -228,7 +229,7 @@ def epoch(
     rng = np.random.default_rng([run.seed, e])
     all_ = stretches(run.rows.segment, run.train, run.context, run.p["targets"], int(rng.integers(run.p["targets"])))
     order, size, losses, labels_, told = rng.permutation(len(all_)), run.p["stretches"], [], 0, time.perf_counter()
-    first = int(rng.integers(min(run.p["thin"], (all_[:,1]-all_[:,0]).max() - run.context)))
+    first = int(rng.integers(run.p["thin"]))
     run.net.train()
     with torch.random.fork_rng():
         torch.manual_seed(run.seed*1_000_003 + e)
