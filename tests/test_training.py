@@ -290,23 +290,37 @@ def test_thin_trains_on_every_so_manieth_second_and_on_no_other(rows, name):
     net = build(name, dict(pages=rows.x.shape[2], levels=2))
     which = stretches(rows.segment, rows.role == "train", net.receptive_field-1, 64)[:3]
     run = Run(net, rows, 0, thin=5, targets=64)
-    hit = np.concatenate([np.arange(a+run.context, b, 5) for a, b in which])
-    assert step(run, which)[1] == np.isfinite(rows.y[hit].numpy()).any(1).sum()
+    hit = np.concatenate([np.arange(a+run.context+2, b, 5) for a, b in which])
+    assert step(run, which, 2)[1] == np.isfinite(rows.y[hit].numpy()).any(1).sum()
     spoilt = rows.y.clone()
     spoilt[np.setdiff1d(np.arange(len(rows.ts)), hit)] = 1e6
     torch.manual_seed(0)
     again = Run(build(name, dict(pages=rows.x.shape[2], levels=2)), rows._replace(y=spoilt), 0, thin=5, targets=64)
-    step(again, which)
+    step(again, which, 2)
     assert same(run.net, again.net)
 
 
-def test_thinned_epochs_between_them_visit_all_but_the_first_seconds_of_a_run(rows):
-    run, seen = Run(network(rows), rows, 1, thin=4, targets=64), np.zeros(len(rows.ts), bool)
-    for e in range(60):
-        offset = int(np.random.default_rng([1, e]).integers(64))
-        for a, b in stretches(rows.segment, run.train, run.context, 64, offset): seen[a+run.context:b:4] = True
-    for a, b in runs(rows.segment, run.train): assert seen[a+run.context] and seen[a+run.context+3:b].all()
-    assert not seen[~run.train].any()
+def test_thinned_epochs_between_them_visit_each_training_second(rows, monkeypatch):
+    run, seen = Run(network(rows), rows, 1, thin=4, targets=64), np.zeros(len(rows.ts), int)
+    def look(run, which, first):
+        for a, b in which: seen[a+run.context+first:b:4] += 1
+        return torch.zeros(()), 1
+    monkeypatch.setattr(training, "step", look)
+    monkeypatch.setattr(training, "validate", lambda *args: dict(correlation=0.))
+    for _ in range(40): run.history.append(epoch(run))
+    full = np.zeros(len(rows.ts), bool)
+    for a, b in stretches(rows.segment, run.train, run.context, 64): full[a+run.context:b] = True
+    assert np.array_equal(seen > 0, full)
+    assert 8 < seen[full].mean() < 12  # a quarter of forty
+
+
+@pytest.mark.parametrize("name", ["tcn", "lstm"])
+def test_a_stretch_shorter_than_the_thinning_still_counts(rows, name):
+    net = build(name, dict(pages=rows.x.shape[2], levels=2))
+    run = Run(net, rows, 0, thin=9)
+    a, _ = stretches(rows.segment, run.train, run.context, 64)[0]
+    loss, labels = step(run, np.array([[a, a+run.context+2]]), 7)
+    assert labels == 1 and torch.isfinite(loss)
 
 
 class Clock:
