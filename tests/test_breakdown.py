@@ -138,6 +138,6 @@ def test_the_figure_has_a_panel_a_symbol_and_kind():
     test, where = {s: test["S"] for s in "AB"}, {s: where["S"] for s in "AB"}
     T = breakdown(test, where, {(s, 10): ["ridge"] for s in "AB"}, n=20)
     fig, t = fig_breakdown(T, 10)
-    assert len(fig.axes) == 4 and len(t) == len(T) and [x.get_text() for x in fig.axes[3].get_xticklabels()] == ["low", "high"]
+    assert len(fig.axes) == 4 and len(t) == len(T) and [x.get_text() for x in fig.axes[3].get_xticklabels()] == ["middle", "high"]
     fig, _ = fig_breakdown(T, 10, ["day", "hour", "volatility"])
     assert len(fig.axes) == 6
