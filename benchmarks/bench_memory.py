@@ -29,7 +29,7 @@ from lobresearch.forecast.rows import prepare, stretches  # noqa: E402
 from lobresearch.forecast.streamed import prepare_streamed  # noqa: E402
 from lobresearch.forecast.training import Run, step, validate  # noqa: E402
 from lobresearch.market.registry import random_grid  # noqa: E402
-from lobresearch.market.splits import chronological  # noqa: E402
+from lobresearch.market.splits import chronological, load_split, write_splits  # noqa: E402
 
 DAY, START, NETS = 86_400, 1_735_689_600_000_000, ("tcn", "deeplob_tcn")
 
@@ -67,10 +67,8 @@ def make_days(root, rows):
         write_grid(root, "MADE-UP", str(pd.Timestamp(g.index[0], unit="us").date()), g, dict(max_stale=60))
 
 
-def split_of(rows):
-    ts = START + np.arange(rows)*1_000_000
-    s = chronological(ts, horizon=60, lookback=200)
-    return s[["ts", "role"]].assign(role=s.role.astype("category"))
+def make_split(root, rows):
+    write_splits(root, "MADE-UP", chronological(START + np.arange(rows)*1_000_000, horizon=60, lookback=200))
 
 
 def work(way, root, rows, steps, peak):
@@ -80,7 +78,9 @@ def work(way, root, rows, steps, peak):
         nonlocal t
         said[name] = dict(gb=peak.take()/1e9, seconds=time.perf_counter() - t)
         t = time.perf_counter()
-    split = split_of(rows)
+    split = load_split(root, "MADE-UP")
+    split = split[["ts", "role"]].assign(role=split.role.astype("category"))
+    done("split")
     with tempfile.TemporaryDirectory(dir=root.parent) as folder:
         made = prepare_streamed(root, "MADE-UP", split, folder) if way == "streamed" else prepare(load_grid(root, "MADE-UP"), split)
         del split
@@ -110,7 +110,9 @@ def compare(rows, piece, steps, limit):
     with tempfile.TemporaryDirectory() as folder:
         t = time.perf_counter()
         roots = {n: Path(folder)/f"{n}/grid" for n in (piece//2, piece, rows)}
-        for n, root in roots.items(): make_days(root, n)
+        for n, root in roots.items():
+            make_days(root, n)
+            make_split(root, n)
         print(f"{rows:,} rows of a made-up symbol written in {time.perf_counter() - t:.0f} s", flush=True)
         s = child("streamed", roots[rows], rows, steps)
         for name, v in s["parts"].items(): print(f"  streamed, {name}: peak {v['gb']:.2f} GB, {v['seconds']:.0f} s", flush=True)

@@ -150,7 +150,7 @@ def against_base(
                                  **paired(w.y, w.a, w.b, block, n_boot, seed)))
     return pd.DataFrame(rows, columns=["question","name","change","model","against","symbol","horizon","variant","base","difference","lo","hi","n"])
 
-# %% ../../nbs/forecast/08a_ablations.ipynb #efeb2c3d
+# %% ../../nbs/forecast/08a_ablations.ipynb #59caa5e4
 def _spots(table):
     "Rows of the figure from the top: (y, question, None) for a heading, (y, question, name) for a variant"
     out, y = [], 0.
@@ -176,7 +176,7 @@ def fig_ablations(
             clear = np.isfinite(r.lo) and (r.lo > 0 or r.hi < 0)
             ax.plot([r.lo, r.hi], [y, y], "-", lw=1.2, color=OKABE_ITO["blue"])
             ax.plot(r.difference, y, "o", ms=4.5, color=OKABE_ITO["blue"], mfc=OKABE_ITO["blue"] if clear else "w")
-        ax.set(title=f"{h} s", ylim=(spots[-1][0]+.7, -.7), xlabel="difference in correlation")
+        ax.set(title=f"{h} s", ylim=(spots[-1][0]+.7, -.7), xlabel="Δ correlation")
         ax.tick_params(axis="y", length=0); ax.locator_params(axis="x", nbins=4)
     first = {r.name: r for r in table.itertuples(index=False)}
     axs[0,0].set_yticks([y for y,_,_ in spots], [TITLES.get(q, q) if n is None else _called(first[n]) for _,q,n in spots])
