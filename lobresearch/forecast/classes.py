@@ -60,7 +60,7 @@ def _draws(at, ranks, starts, block, rows, out, se):
             auc += u*u; ap += v*v
         se[k] = auc**.5, ap**.5
 
-# %% ../../nbs/forecast/06a_classes.ipynb #be360409
+# %% ../../nbs/forecast/06a_classes.ipynb #aff213dd
 def direction(
     y, # Raw returns in order of time, bps, (rows,), NaN where there is none
     y_hat, # Forecasts, (rows,)
@@ -86,6 +86,7 @@ def direction(
     flat = {f"{m}{e}": float(v[i]) for i,m in enumerate(("auc", "ap")) for e,v in zip(("", "_lo", "_hi", "_se"), (theta, lo, hi, se))}
     return {**flat, "base": float((y[ok] > 0).mean()) if ok.any() else np.nan, "moves": int(ok.sum())}
 
+# %% ../../nbs/forecast/06a_classes.ipynb #ffefaa16
 def _bounds(theta, se, draws, errors, level, limits=(0., 1.)):
     "Studentised intervals: (lo, hi, se), each (measures,)"
     away = np.abs(draws - theta)
@@ -148,7 +149,7 @@ def _mean(i): return lambda S: _ratio(S[...,i], S[...,:9].sum(-1))
 SCORES = {"accuracy": lambda S: _ratio(np.einsum("...ii->...", _cells(S)), S[...,:9].sum(-1)), "macro_f1": _macro_f1, "mcc": _mcc,
           "brier": _mean(9), "brier_skill": _skill(9, 10), "brier_skill_train": _skill(9, 11), "log_loss": _mean(12)}
 
-# %% ../../nbs/forecast/06a_classes.ipynb #94545d9c
+# %% ../../nbs/forecast/06a_classes.ipynb #e8efb5d4
 def _slope(f, S, step=1e-3):
     "Derivative of a score by each of its sums, (…, k)"
     return np.stack([(f(S + e) - f(S - e))/(2*step) for e in step*np.eye(S.shape[-1])], -1)
@@ -177,6 +178,7 @@ def studentised(
         out.update({m: theta, f"{m}_lo": lo, f"{m}_hi": hi, f"{m}_se": se})
     return out
 
+# %% ../../nbs/forecast/06a_classes.ipynb #c0a1132c
 def class_scores(
     k, # Classes in order of time, -1, 0, 1, (rows,)
     p, # Their chances, (rows, 3)
@@ -214,7 +216,7 @@ def calibration_error(
     w = bins.n/bins.n.sum()
     return float(w @ (bins.share - bins.chance).abs()), float((2/np.pi)**.5*(w*bins.se).sum(skipna=False))
 
-# %% ../../nbs/forecast/06a_classes.ipynb #7c03356c
+# %% ../../nbs/forecast/06a_classes.ipynb #2b076715
 def class_table(
     valid:dict, # Symbol to `scoring.pairs` of its validation rows: (ts, {(model, horizon): (y, y_hat)})
     test:dict, # The same of its test rows
@@ -234,6 +236,7 @@ def class_table(
             if b is not None: tables.append(b.assign(symbol=s, horizon=h, model=m))
     return pd.DataFrame(rows), pd.concat(tables[1:] or tables, ignore_index=True)
 
+# %% ../../nbs/forecast/06a_classes.ipynb #9ca36501
 def _row(known, fit, y, y_hat, block, n, seed, share, bins):
     ok = np.isfinite(y) & np.isfinite(y_hat)
     y, y_hat = y[ok], y_hat[ok]
