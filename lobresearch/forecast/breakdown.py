@@ -14,8 +14,8 @@ from ..errors import TooShortError, require
 from ..evidence.bootstrap import MIN_BLOCKS, default_block, intervals
 from ..plots import COLORS, LABELS, WIDTH
 
-# %% ../../nbs/forecast/06b_breakdown.ipynb #3aa04fec
-KINDS = {"all": "all seconds", "day": "day (UTC)", "hour": "hour of day (UTC)", "volatility": "volatility over the last 300 s"}
+# %% ../../nbs/forecast/06b_breakdown.ipynb #11ba82cd
+KINDS = {"all": "all seconds", "day": "month-day (UTC)", "hour": "hour of day (UTC)", "volatility": "volatility, last 300 s"}
 TERCILES = ("low", "middle", "high")
 
 def fit_terciles(
@@ -115,7 +115,7 @@ def homogeneity_table(
     if known.any(): out.loc[known,"p_holm"] = multipletests(out.p[known], method="holm")[1]
     return out
 
-# %% ../../nbs/forecast/06b_breakdown.ipynb #1174b3bf
+# %% ../../nbs/forecast/06b_breakdown.ipynb #d18150b8
 def fig_breakdown(
     table:pd.DataFrame, # From `breakdown`
     horizon:int, # Seconds
@@ -149,4 +149,4 @@ def _panel(ax, t, whole, measure, names):
             ax.plot(x, r[measure], "o", ms=4, color=color, mfc="w" if np.isnan(lo) else color, label=None if np.isnan(lo) else LABELS.get(m, m))
         for v in whole[whole.model == m][measure]: ax.axhline(v, color=color, lw=.7, ls="--", zorder=0)
     ax.axhline(0, color="k", lw=.6, zorder=0)
-    ax.set_xticks(range(len(names)), names); ax.set_xlim(-.6, len(names)-.4); ax.tick_params(axis="x", length=0)
+    ax.set_xticks(range(len(names)), [c[5:] if len(c) == 10 else c for c in names]); ax.set_xlim(-.6, len(names)-.4); ax.tick_params(axis="x", length=0)
