@@ -51,6 +51,7 @@ def test_the_sentence_draws_the_line_at_a_night(days, says):
     table = E.reckon(speeds(), 30, days, 20, 2)
     table["memory"], disk = E.room(table, 30, days, 2)
     text = E.sentences(table, 30, days, 20, 2, 2, disk)
+    assert f"at least {days*86_400*640/1e9:.1f} GB more" in text  # four bytes a number in memory, two on disk
     assert says in text and f"({30*days*86_400:,} rows)" in text and "60 items, 20 epochs each" in text and "asked for" not in text
     assert "64 workers were asked for, but 2 can work at a time here; 2 are reckoned with." in E.sentences(table, 30, days, 20, 64, 2, disk)
 

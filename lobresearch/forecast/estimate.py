@@ -152,7 +152,7 @@ def _settings(model, net, train, per_model):
     train = {**(train or {}), **mine.get("train", {})}
     return dict(net={**(net or {}), **mine.get("net", {})}, train={k: v for k,v in train.items() if k not in ("target","ema_alpha")})
 
-# %% ../../nbs/forecast/10_estimate.ipynb #ecd6d605
+# %% ../../nbs/forecast/10_estimate.ipynb #273c25c9
 def _time(hours): return f"{hours:.1f} h" if hours >= 1 else f"{60*hours:.1f} min"
 
 def sentences(
@@ -173,7 +173,8 @@ def sentences(
     return (f"{symbols} symbols of {days} days ({symbols*days*DAY:,} rows), {len(table)} networks, {table['items'].sum()} items, {epochs} epochs each, "
             f"{here} at a time: {_time(total_hours(table))}{busy}. {_fits(table, symbols, days, epochs, here, seeds, alone)}{many}\n"
             f"Timed on made-up data of the same shape, {here} at once, in {'/'.join(table.precision.unique())} on {pick_device()}. "
-            f"A worker that streams its inputs needs {table.memory.max():.1f} GB of memory, one that holds them at least {2*table.row.max()*days*DAY/1e9:.1f} GB more; "
+            f"A worker that streams its inputs needs {table.memory.max():.1f} GB of memory, "
+            f"one that holds them at least {2*table.row.max()*days*DAY/1e9:.1f} GB more; "
             f"inputs, forecasts and weights take {disk:.1f} GB of disk. "
             f"Reckoned with {DAY:,} rows a day, {SHARES['train']:.0%} of them trained on and {SHARES['valid']:.0%} validating each epoch; "
             "early stopping makes it shorter.")
