@@ -104,7 +104,7 @@ def room(
     kept = symbols*seeds*(rows*(SHARES["valid"] + SHARES["test"])*horizons*FORECAST*len(speeds) + 4*speeds.weights.sum())
     return memory, float(workers*rows*speeds.row.max() + kept)/1e9
 
-# %% ../../nbs/forecast/10_estimate.ipynb #d134260e
+# %% ../../nbs/forecast/10_estimate.ipynb #abfa499e
 NIGHT = 8 # hours
 BUSY = .8 # share of a core below which a worker was held up by others
 HEADLINE = ("deeplob_tcn", "deeplob_lstm", "hierarchical", "tcn")
@@ -117,6 +117,7 @@ def check_models(
     require(not unknown, f"There is no network {', '.join(unknown)}; there are {', '.join(NETS)}.")
     require(len(models) > 0 and len(set(models)) == len(models), f"Name each network once, and at least one; got {', '.join(models) or 'none'}.")
 
+# %% ../../nbs/forecast/10_estimate.ipynb #e56e828a
 def estimate(
     symbols:int=30, # How many
     days:int=10, # Of each symbol
