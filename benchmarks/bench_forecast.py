@@ -38,7 +38,8 @@ def recorded(root, hours, seed):
 def forecasts(root, a, params, seed):
     "Correlations on validation and test, and each model's mean forecasts of the test block by horizon"
     how = {**params["train"], "epochs": a.epochs}
-    items = make_items(root, [S], HORIZONS, seed, ["ridge", *a.models], a.seeds, params["net"], how, params["forecast"]["ridge_lambdas"], per_model=params["forecast"]["per_model"])
+    f = params["forecast"]
+    items = make_items(root, [S], HORIZONS, seed, ["ridge", *a.models], a.seeds, params["net"], how, f["ridge_lambdas"], per_model=f["per_model"])
     map_items(partial(run_item, root=root), items, a.workers, root/"items", "models")
     p = collect(items, root/"items", root)
     Y = labels(load_grid(root/"artifacts/grid", S), HORIZONS)
@@ -61,7 +62,8 @@ def shares(root, score, mean, a, states, seed):
             table.append(dict(horizon=h, model=m + (" (chosen)" if m == best else ""), valid=score["valid", m, h], test=score["test", m, h], ceiling=c.ceiling,
                               share=share(x, r[ok].mean(1), c.S, c.W, c.M), se=share_se(x, r[ok])))
         d = decompose(at["ridge"].to_numpy()[ok], at[best].to_numpy()[ok], r[ok])
-        diff.append(f"  {h} s: {best} less ridge, share of the ceiling: {d['untold']:+.3f}, standard error {d['untold_se']:.3f}, 95 % [{d['untold_lo']:+.3f}, {d['untold_hi']:+.3f}]")
+        around = f"standard error {d['untold_se']:.3f}, 95 % [{d['untold_lo']:+.3f}, {d['untold_hi']:+.3f}]"
+        diff.append(f"  {h} s: {best} less ridge, share of the ceiling: {d['untold']:+.3f}, {around}")
     print(pd.DataFrame(table).to_string(index=False, float_format="%.3f"))
     print("\n".join(diff))
 

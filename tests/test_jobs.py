@@ -88,7 +88,8 @@ def test_a_pooled_network_forecasts_every_symbol_in_its_own_units(root, tmp_path
 def test_only_headline_networks_get_several_seeds_and_only_where_asked(root):
     todo = make_items(root, ["A", "B"], [5], 7, ["ridge", "tcn", "lstm"], seeds=3, headline=["tcn"], several=["A"], net=NET, train=TRAIN, pooled=["tcn"])
     n = pd.DataFrame(todo).groupby(["symbol", "model"]).seed.agg(list).to_dict()
-    assert n == {("A", "ridge"): [7], ("A", "tcn"): [7, 8, 9], ("A", "lstm"): [7], ("B", "ridge"): [7], ("B", "tcn"): [7], ("B", "lstm"): [7], ("pooled", "tcn"): [7]}
+    assert n == {("A", "ridge"): [7], ("A", "tcn"): [7, 8, 9], ("A", "lstm"): [7], ("B", "ridge"): [7], ("B", "tcn"): [7], ("B", "lstm"): [7],
+                 ("pooled", "tcn"): [7]}
     assert not [i for i in make_items(root, ["A"], [5], 7, ["zero"], pooled=["tcn"]) if i["symbol"] == "pooled"]  # one symbol has nothing to share
 
 

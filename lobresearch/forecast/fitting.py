@@ -156,7 +156,7 @@ def _classical(item, folder, m):
     _keep(folder, item, states)
     return long_form(item, m.symbol, m.grid.index.to_numpy(), role, np.stack([predict(X, s) for s in states], 1)), {}
 
-# %% ../../nbs/forecast/05b_fitting.ipynb #df5068bb
+# %% ../../nbs/forecast/05b_fitting.ipynb #56020b32
 def _rows(item, m, target, ema_alpha):
     return prepare(m.grid, m.split, item["horizons"], config_of(item, m.levels, 1)[0], m.levels, select(m.levels, LOOKBACK), target, ema_alpha, m.hidden)
 
@@ -177,8 +177,8 @@ def _network(item, folder, *markets):
     wanted = np.isin(rows.role, ["test"] if "oof" in item else ["valid","test"])
     y_hat = predict_dense(net, rows.x, rows.segment, wanted, precision=how.get("precision", "fp32"))
     made = [long_form(item, m.symbol, rows.ts[a:b], rows.role[a:b], y_hat[a:b]*s) for m,s,a,b in zip(markets, scales, cuts, cuts[1:])]
-    about = dict(horizons=list(rows.horizons), symbols=[m.symbol for m in markets], scale=[[float(v) for v in s] for s in scales], inputs=states, history=history, seed=item["seed"])
-    save_model(folder/"model", net, item["model"], **about)
+    about = dict(horizons=list(rows.horizons), symbols=[m.symbol for m in markets], scale=[[float(v) for v in s] for s in scales], inputs=states)
+    save_model(folder/"model", net, item["model"], history=history, seed=item["seed"], **about)
     (folder/"checkpoint.safetensors").unlink(missing_ok=True)
     return pd.concat(made, ignore_index=True), dict(history=history, weights=weights(net), receptive_field=net.receptive_field)
 

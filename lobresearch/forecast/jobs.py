@@ -77,7 +77,7 @@ def make_items(
     folds = {k: int(oof[k]) for k in ("folds","embargo") if k in oof}
     return out + [item(s, m, oof=dict(folds, fold=f)) for s in symbols for m in oof["models"] for f in range(folds["folds"])]
 
-# %% ../../nbs/forecast/07_jobs.ipynb #0ba30214
+# %% ../../nbs/forecast/07_jobs.ipynb #de4455c4
 def make_variants(
     root, # Folder that holds artifacts/
     symbols, # Symbols
@@ -92,15 +92,16 @@ def make_variants(
     code, out = code_fingerprint(), []
     for name, v in variants.items():
         bad = sorted(set(v) - {"model","net","train","horizons","seeds"})
-        require(not bad and v.get("model") in MODELS, f"The variant {name} needs a model among {', '.join(MODELS)}" + (f" and knows no {', '.join(bad)}." if bad else "."))
+        require(not bad and v.get("model") in MODELS,
+                f"The variant {name} needs a model among {', '.join(MODELS)}" + (f" and knows no {', '.join(bad)}." if bad else "."))
         inputs = {**(net or {}), **v.get("net", {})}
         told = "hidden" in inputs.get("inputs", "").split("+")
         own = _own(v["model"], inputs, {**(train or {}), **v.get("train", {})}, ridge_lambdas)
         if told: own["net"] = inputs
         for s in symbols:
             more = dict(truth=_truth(root, s)) if told else {}
-            out += [dict(symbol=s, horizons=list(v.get("horizons", horizons)), data=data_fingerprint(root, s), code=code, model=v["model"], variant=name, seed=seed + k, **own, **more)
-                    for k in range(v.get("seeds", 1))]
+            item = dict(symbol=s, horizons=list(v.get("horizons", horizons)), data=data_fingerprint(root, s), code=code, model=v["model"], variant=name)
+            out += [dict(item, seed=seed + k, **own, **more) for k in range(v.get("seeds", 1))]
     return out
 
 # %% ../../nbs/forecast/07_jobs.ipynb #2d8e7fd3

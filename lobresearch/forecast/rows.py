@@ -69,7 +69,7 @@ def scaled_labels(
         if t is not None: t[:,k] = smoothed(ts, segment, role, r, ema_alpha)/scale[k]
     return torch.from_numpy(y), None if t is None else torch.from_numpy(t), scale
 
-# %% ../../nbs/forecast/00a_rows.ipynb #72c5c554
+# %% ../../nbs/forecast/00a_rows.ipynb #26483068
 def prepare(
     grid:pd.DataFrame, # A grid
     split:pd.DataFrame, # ts and role, from `splits`; seconds it lacks play no part
@@ -82,7 +82,7 @@ def prepare(
     hidden=None, # Hidden state of a simulation, for inputs that hold the part `hidden`
 )->Rows:
     "Everything a run needs of a symbol; only training rows shape the inputs and the scale of the labels"
-    role = split.set_index("ts").role.reindex(grid.index).fillna("").to_numpy(str)
+    role = split.set_index("ts").role.astype(object).reindex(grid.index).fillna("").to_numpy(str)
     ts, segment = grid.index.to_numpy(np.int64), grid["segment"].to_numpy(np.int64)
     y, t, scale = scaled_labels(ts, segment, mid_price(grid), role, horizons, target, ema_alpha)
     state = fit_inputs(grid, role == "train", inputs, levels, names, hidden)

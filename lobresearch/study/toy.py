@@ -33,8 +33,8 @@ def _splits(st):
         ts = load_grid(st.path("artifacts/grid"), s, columns=["segment"]).index
         write_splits(st.path("artifacts/splits"), s, chronological(ts, max(st.p.labels.horizons), 60))
 
-# %% ../../nbs/study/00_toy.ipynb #57c9268a
-SKILL = {"zero": 0., "last_return": .05, "ridge_ofi": .1, "ridge": .2, "lightgbm": .2, "tcn": .15, "deeplob_tcn": .2, "deeplob_tcn_pooled": .15} # of the made-up forecasts
+# %% ../../nbs/study/00_toy.ipynb #1e0325e6
+SKILL = {"zero": 0., "last_return": .05, "ridge_ofi": .1, "ridge": .2, "lightgbm": .2, "tcn": .15, "deeplob_tcn": .2, "deeplob_tcn_pooled": .15} # made up
 
 def _forecast(grid, split, horizon, skill, rng):
     y = labels(grid, [horizon])[f"r_{horizon}"].reindex(split.ts).to_numpy()
@@ -43,8 +43,8 @@ def _forecast(grid, split, horizon, skill, rng):
     return pd.DataFrame(dict(ts=split.ts[known], split=split.role[known].replace("train", "oof"), y_hat=y[known].std()*skill*z))
 
 def _histories(st):
-    rows = [dict(symbol=s, model=m, seed=k, epoch=e, train_loss=1/e, loss=1.1/e, correlation=.1*e) for s in st.p.data.symbols for m,seeds in (("tcn",1), ("deeplob_tcn",2))
-            for k in range(seeds) for e in (1,2,3)]
+    rows = [dict(symbol=s, model=m, seed=k, epoch=e, train_loss=1/e, loss=1.1/e, correlation=.1*e)
+            for s in st.p.data.symbols for m,seeds in (("tcn",1), ("deeplob_tcn",2)) for k in range(seeds) for e in (1,2,3)]
     pd.DataFrame(rows).to_csv(st.path("artifacts/predictions/histories.csv"), index=False)
 
 def _predictions(st):
