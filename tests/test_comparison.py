@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, settings, strategies as st
 
 from lobresearch.errors import ParameterError
-from lobresearch.evidence.comparison import circular_shift_null, shiftable, shifted, uniformity
+from lobresearch.evidence.comparison import circular_shift_null, circular_shift_nulls, fig_null, shiftable, shifted, uniformity
 
 
 @given(lengths=st.lists(st.integers(1, 60), min_size=1, max_size=6), least=st.integers(0, 25), seed=st.integers(0, 99))
@@ -47,6 +47,36 @@ def test_short_segments_are_left_out_and_counted():
     r = circular_shift_null(y, x, np.repeat([0, 1], [1150, 50]), 10, 30, 19, rng)
     assert (r["rows"], r["left_out"]) == (1150, 50)
     assert r["score"] == pytest.approx(np.corrcoef(y[:1150], x[:1150])[0, 1])
+
+
+@pytest.mark.parametrize("n", [1, 63, 64, 130])
+def test_many_models_at_once_get_what_each_gets_alone(n):
+    rng = np.random.default_rng(3)
+    y, x = clustered(rng)
+    y[[3, 700]] = np.nan
+    segment, models = np.repeat([0, 1, 2], [650, 500, 50]), dict(luck=x, skill=x + np.nan_to_num(y), wild=1e6*x + 5)
+    got = circular_shift_nulls(y, models | dict(zero=0*x), segment, 10, 30, n, np.random.default_rng(4))
+    for m, v in models.items():
+        one = circular_shift_null(y, v, segment, 10, 30, n, np.random.default_rng(4))
+        assert np.allclose(got[m].pop("null"), one.pop("null")) and got[m] == one
+    assert np.isnan(got["zero"]["null"]).all() and np.isnan(got["zero"]["p"]) and got["zero"]["rows"] == got["luck"]["rows"]
+
+
+def test_many_models_on_a_recording_too_short_to_shift():
+    y, x = np.random.default_rng(0).normal(0, 1, (2, 40))
+    r = circular_shift_nulls(y, dict(a=x, b=-x), np.zeros(40), 10, 30, 9, np.random.default_rng(0))
+    assert all((r[m]["rows"], r[m]["left_out"]) == (0, 40) and np.isnan(r[m]["p"]) for m in "ab")
+
+
+def test_the_picture_shows_each_model_s_score_on_its_row():
+    rng = np.random.default_rng(0)
+    y, x = clustered(rng)
+    r = circular_shift_nulls(y, dict(tcn=x + y, ridge=x), np.zeros(1200), 10, 30, 29, rng)
+    fig, t = fig_null({("S", m, 10): v for m, v in r.items()})
+    ax = fig.axes[0]
+    assert [label.get_text() for label in ax.get_yticklabels()] == ["ridge on features", "TCN"]
+    dots = {line.get_ydata()[0]: line.get_xdata()[0] for line in ax.lines if line.get_marker() not in ("None", None, "")}
+    assert dots == {-.12: pytest.approx(r["ridge"]["score"]), .88: pytest.approx(r["tcn"]["score"])} and len(t) == 2
 
 
 def test_wrong_input_gets_a_sentence():

@@ -14,7 +14,7 @@ from torch import nn
 from ..errors import ParameterError, require
 from .blocks import CausalConv
 
-# %% ../../nbs/forecast/01a_dense.ipynb #09eac92e
+# %% ../../nbs/forecast/01a_dense.ipynb #0b4b64db
 class DenseNet(nn.Module):
     "A causal network, `(B, pages, T, 4*levels)` to `(B, T, horizons)`; a subclass gives `body` and `past`"
     stateful = False # whether a forecast depends on all of the stretch before it, so that it must be run from a segment's start
@@ -52,9 +52,8 @@ class DenseNet(nn.Module):
         require(x.ndim == 4 and (x.shape[1], x.shape[3]) == want, f"The network takes (batch, {want[0]}, seconds, {want[1]}); got {tuple(x.shape)}.")
         plain = x[:,1:].transpose(2, 3).flatten(1, 2)[...,None] # (B, extra, T, 1)
         h, plain = (self.body(x[:,:1], plain, at), plain[:,:,at]) if self.picks else (self.body(x[:,:1], plain), plain)
-        y = self.forecast(h)
-        y = (y if self.line is None else y + self.line(plain))[...,0].transpose(1, 2)
-        return y if self.picks else y[:,at]
+        y = self.forecast(h) if self.line is None else self.forecast(h) + self.line(plain)
+        return y[...,0].transpose(1, 2)[:,slice(None) if self.picks else at]
 
     def forecast(self, h): return self.head(h)
 

@@ -124,7 +124,7 @@ class DeepLobLstmStateful(DeepLobLstm):
     "The same weights, never restarted: another model, to be trained and run statefully"
     running = stateful = True
 
-# %% ../../nbs/forecast/02b_recurrent.ipynb #f3482d91
+# %% ../../nbs/forecast/02b_recurrent.ipynb #9e77cca6
 @network("lstm")
 class Lstm(DenseNet):
     "An LSTM on all columns: `(B, pages, T, 4*levels)` to `(B, T, horizons)`"
@@ -145,6 +145,7 @@ class Lstm(DenseNet):
     def past(self)->int: return self.memory.past
     def body(self, image, plain, at=slice(None)): return self.drop(self.memory(columns(image, plain), at))
 
+# %% ../../nbs/forecast/02b_recurrent.ipynb #04636137
 @network("cnn_lstm")
 class CnnLstm(DenseNet):
     "Two convolutions over time, then an LSTM: `(B, pages, T, 4*levels)` to `(B, T, horizons)`"

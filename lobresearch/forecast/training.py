@@ -17,7 +17,7 @@ from ..errors import DataError, LobError, ParameterError, TooShortError, require
 from .nets import build
 from .rows import Rows, gather, prepare, stretches
 
-# %% ../../nbs/forecast/03_training.ipynb #ede38aea
+# %% ../../nbs/forecast/03_training.ipynb #0b47de25
 def pick_device()->torch.device:
     "The first GPU, or the processor"
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -44,6 +44,7 @@ def _cast(net, precision):
     device = next(net.parameters()).device
     return torch.autocast(device.type, torch.bfloat16, enabled=pick_precision(device, precision) == "bf16")
 
+# %% ../../nbs/forecast/03_training.ipynb #9d5e6d8c
 @torch.no_grad()
 def predict_dense(
     net, # A causal network
@@ -105,7 +106,7 @@ def _corr(x, y):
     x, y = x.astype(float), y.astype(float)
     return float(np.corrcoef(x, y)[0,1]) if len(x) > 2 and x.std() > 0 and y.std() > 0 else 0.
 
-# %% ../../nbs/forecast/03_training.ipynb #9fa54625
+# %% ../../nbs/forecast/03_training.ipynb #a82d0cef
 def _save(path, run):
     "Write a run's state in one stroke"
     moments = {f"optim.{i}.{k}": v for i,s in run.optim.state_dict()["state"].items() for k,v in s.items()}
@@ -126,6 +127,7 @@ def _read(path):
     except (SafetensorError, OSError, TypeError, KeyError, ValueError) as e:
         raise DataError(f"This is no whole checkpoint ({e}). Delete it, and the run begins anew.", path) from None
 
+# %% ../../nbs/forecast/03_training.ipynb #36ea0306
 def _load(path, run):
     "Take up a run's state"
     note, t = _read(path)
@@ -153,10 +155,11 @@ def _resume(path, run):
     for p in path.parent.glob(f"{path.name}.*.part"): p.unlink(missing_ok=True)
     if path.is_file(): _load(path, run)
 
-# %% ../../nbs/forecast/03_training.ipynb #e4476fa8
+# %% ../../nbs/forecast/03_training.ipynb #8ef966fd
 DEFAULTS = dict(epochs=20, patience=5, stretches=4, targets=128, lr=1e-3, weight_decay=0., clip=1., select="correlation", precision="fp32", average=.99,
                 weights=None, thin=1)
 
+# %% ../../nbs/forecast/03_training.ipynb #2dcc180c
 def _check(p, horizons):
     "Say what is wrong with the parameters of a run"
     unknown = [k for k in p if k not in DEFAULTS]
@@ -171,6 +174,7 @@ def _check(p, horizons):
     require(w is None or len(w) == horizons and min(w) >= 0 and 0 < sum(w) < math.inf,
             f"weights must be one number a horizon ({horizons}), none below 0 and not all 0; got {w}.")
 
+# %% ../../nbs/forecast/03_training.ipynb #ed06bb71
 class Run:
     "One network being fitted to one symbol"
     def __init__(self,
@@ -191,7 +195,7 @@ class Run:
         n = len(stretches(rows.segment, self.train, self.context, self.p["targets"]))
         require(n > 0, f"No stretch of training rows is longer than the network's memory of {self.context} s; take a longer recording or less depth.", TooShortError)
 
-# %% ../../nbs/forecast/03_training.ipynb #3c45786d
+# %% ../../nbs/forecast/03_training.ipynb #42360f2b
 TELL = 10. # Seconds between lines on a long epoch
 
 def step(
@@ -220,6 +224,7 @@ def _average(run):
     with torch.no_grad():
         for a, b in zip(run.mean.parameters(), run.net.parameters()): a.lerp_(b, 1-keep)
 
+# %% ../../nbs/forecast/03_training.ipynb #553bae51
 def epoch(
     run:Run, # The run
     tell=lambda text: None, # Called now and then with a line on how far the epoch is
@@ -242,7 +247,7 @@ def epoch(
     lr = run.optim.param_groups[0]["lr"]
     return dict(epoch=e+1, train_loss=train_loss, **validate(run.mean, run.rows, run.precision), lr=lr, labels=labels_, precision=run.precision)
 
-# %% ../../nbs/forecast/03_training.ipynb #9315f077
+# %% ../../nbs/forecast/03_training.ipynb #cae6f12c
 def _note(run, h):
     "Enter an epoch into the history; keep its weights if it is the best"
     sign = 1 if run.p["select"] == "correlation" else -1
@@ -264,6 +269,7 @@ def over(run:Run)->bool:
     "Whether a run has nothing left to do"
     return len(run.history) >= run.p["epochs"] or run.wait >= run.p["patience"]
 
+# %% ../../nbs/forecast/03_training.ipynb #bc14ea0f
 def fit(
     net, # The network, with its first weights
     rows:Rows, # The symbol
