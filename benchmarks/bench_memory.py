@@ -103,7 +103,7 @@ def work(way, root, rows, steps, peak):
 
 def child(way, root, rows, steps):
     args = [sys.executable, __file__, "--child", way, "--root", str(root), "--rows", str(rows), "--steps", str(steps)]
-    return json.loads(subprocess.run(args, capture_output=True, text=True, check=True).stdout.splitlines()[-1])
+    return json.loads(subprocess.run(args, stdout=subprocess.PIPE, text=True, check=True).stdout.splitlines()[-1])
 
 
 def compare(rows, piece, steps, limit):

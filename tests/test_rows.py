@@ -33,6 +33,13 @@ def test_eight_fields_make_a_row_set_of_one_symbol(raw):
     assert r.target is None and r.part is None and r.names is None
 
 
+def test_roles_may_be_categories(one, raw):
+    grid, split = one
+    some = split.iloc[5:].assign(role=split.role.astype("category"))  # the first rows have no role
+    r = prepare(grid, some, (5, 10), levels=2)
+    assert r.role.dtype.kind == "U" and np.array_equal(r.role[5:], raw.role[5:]) and not (r.role[:5] != "").any()
+
+
 def test_raw_labels_over_their_training_deviation(one, raw):
     grid, _ = one
     y = labels(grid, (5, 10)).to_numpy()

@@ -158,7 +158,7 @@ def verdict(
     groups = [g.sort_values("pearson", ascending=False, kind="stable") for _,g in v.groupby(["symbol","horizon"], sort=False)]
     return pd.concat(groups, ignore_index=True) if groups else v
 
-# %% ../../nbs/forecast/06c_ranking.ipynb #dad60395
+# %% ../../nbs/forecast/06c_ranking.ipynb #ba331793
 def _num(x, f=".3f"): return "–" if pd.isna(x) else format(x, f).replace("-", "−")
 def _p(p): return "not tested" if pd.isna(p) else "p < 0.001" if p < .001 else f"p = {p:.3f}"
 def _list(models):
@@ -192,9 +192,9 @@ def _versus(c, v):
     if not len(ridge): return ""
     if pd.isna(c["diff"]): return ""
     said = dict(better="That is higher than ridge's, beyond chance", worse="That is lower than ridge's, beyond chance", alike="That is not told from ridge's",
-                untested="That is not tested against ridge's")
-    return (f"{said[relation(c)]} ({_num(ridge.iloc[0].pearson)}): the difference is {_range(c, 'diff')}; "
-            f"the squared error is {'smaller' if c['gain'] > 0 else 'larger'}, {_p(c['p'])} by Diebold and Mariano, adjusted.")
+                untested="That is beside ridge's, on too few rows for a test,")
+    return (f"{said[relation(c)]} ({_num(ridge.iloc[0].pearson)}): the difference is {_range(c, 'diff')}"
+            + ("." if pd.isna(c["diff_lo"]) else f"; the squared error is {'smaller' if c['gain'] > 0 else 'larger'}, {_p(c['p'])} by Diebold and Mariano, adjusted."))
 
 def _hindsight(c, v):
     top = v.loc[v.pearson.idxmax()] if v.pearson.notna().any() else c
@@ -209,12 +209,12 @@ def _set(v):
 
 def _shares(v):
     s = v[v.share.notna() & (v.chosen | (v.model == "ridge"))]
-    each = [f"{label(r.model)} {_num(r.share, '.2f')} ± {_num(r.share_se, '.2f')}" for r in s.itertuples()]
+    each = [f"{label(r.model)} {_num(r.share, '.2f')}" + (f" ± {_num(r.share_se, '.2f')}" if pd.notna(r.share_se) else "") for r in s.itertuples()]
     return f"Share of the ceiling: {', '.join(each)}." if each else ""
 
 def _reach(c): return "" if pd.isna(c["detectable"]) else f"The smallest correlation that a test of this size finds four times in five is {_num(c['detectable'])}."
 
-# %% ../../nbs/forecast/06c_ranking.ipynb #6a8fe7ae
+# %% ../../nbs/forecast/06c_ranking.ipynb #11d0dbd6
 def failures(
     v:pd.DataFrame, # Rows of `verdict` of one symbol and horizon
 )->list: # Sentences
@@ -225,5 +225,5 @@ def failures(
     below = nets[[relation(r) == "worse" for r in nets.to_dict("records")]] if len(nets) else nets
     costly = on[on.r2 < 0]
     said = [("Constant, and so without a correlation", flat), ("Not shown to add anything to zero", nothing),
-            ("Networks with a lower correlation than ridge, beyond chance", below), ("A larger squared error than zero's", costly)]
+            ("Networks below ridge, by the 95 % interval of the difference", below), ("A larger squared error than zero's", costly)]
     return [f"{what}: {_list(t.model) if len(t) < len(on) or len(on) < 3 else f'all {len(on)} models'}." for what,t in said if len(t)]
