@@ -158,7 +158,7 @@ def verdict(
     groups = [g.sort_values("pearson", ascending=False, kind="stable") for _,g in v.groupby(["symbol","horizon"], sort=False)]
     return pd.concat(groups, ignore_index=True) if groups else v
 
-# %% ../../nbs/forecast/06c_ranking.ipynb #ba331793
+# %% ../../nbs/forecast/06c_ranking.ipynb #3fa32b8b
 def _num(x, f=".3f"): return "–" if pd.isna(x) else format(x, f).replace("-", "−")
 def _p(p): return "not tested" if pd.isna(p) else "p < 0.001" if p < .001 else f"p = {p:.3f}"
 def _list(models):
@@ -193,8 +193,9 @@ def _versus(c, v):
     if pd.isna(c["diff"]): return ""
     said = dict(better="That is higher than ridge's, beyond chance", worse="That is lower than ridge's, beyond chance", alike="That is not told from ridge's",
                 untested="That is beside ridge's, on too few rows for a test,")
-    return (f"{said[relation(c)]} ({_num(ridge.iloc[0].pearson)}): the difference is {_range(c, 'diff')}"
-            + ("." if pd.isna(c["diff_lo"]) else f"; the squared error is {'smaller' if c['gain'] > 0 else 'larger'}, {_p(c['p'])} by Diebold and Mariano, adjusted."))
+    text = f"{said[relation(c)]} ({_num(ridge.iloc[0].pearson)}): the difference is {_range(c, 'diff')}"
+    if pd.isna(c["diff_lo"]): return f"{text}."
+    return f"{text}; the squared error is {'smaller' if c['gain'] > 0 else 'larger'}, {_p(c['p'])} by Diebold and Mariano, adjusted."
 
 def _hindsight(c, v):
     top = v.loc[v.pearson.idxmax()] if v.pearson.notna().any() else c
