@@ -156,7 +156,7 @@ def _classical(item, folder, m):
     _keep(folder, item, states)
     return long_form(item, m.symbol, m.grid.index.to_numpy(), role, np.stack([predict(X, s) for s in states], 1)), {}
 
-# %% ../../nbs/forecast/05b_fitting.ipynb #56020b32
+# %% ../../nbs/forecast/05b_fitting.ipynb #e6f95dfc
 def _rows(item, m, target, ema_alpha):
     return prepare(m.grid, m.split, item["horizons"], config_of(item, m.levels, 1)[0], m.levels, select(m.levels, LOOKBACK), target, ema_alpha, m.hidden)
 
@@ -175,7 +175,7 @@ def _network(item, folder, *markets):
     name = f"{item['symbol']} {item.get('variant', item['model'])} {item['seed']}"
     history = fit(net, rows, item["seed"], folder/"checkpoint.safetensors", lambda text: status(folder, f"{name}: {text}"), **how)
     wanted = np.isin(rows.role, ["test"] if "oof" in item else ["valid","test"])
-    y_hat = predict_dense(net, rows.x, rows.segment, wanted, precision=how.get("precision", "fp32"))
+    y_hat = predict_dense(net, rows.x, rows.segment, wanted, precision=history[-1]["precision"])
     made = [long_form(item, m.symbol, rows.ts[a:b], rows.role[a:b], y_hat[a:b]*s) for m,s,a,b in zip(markets, scales, cuts, cuts[1:])]
     about = dict(horizons=list(rows.horizons), symbols=[m.symbol for m in markets], scale=[[float(v) for v in s] for s in scales], inputs=states)
     save_model(folder/"model", net, item["model"], history=history, seed=item["seed"], **about)
