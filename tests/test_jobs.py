@@ -105,4 +105,5 @@ def test_a_variant_with_the_study_s_own_settings_forecasts_the_same(root, tmp_pa
 
 
 def test_the_hidden_state_is_refused_where_there_is_none(root):
-    with pytest.raises(ParameterError, match="A has no hidden state"): make_variants(root, ["A"], [5], 7, {"told": dict(model="tcn", net=dict(inputs="book+hidden"))})
+    told = {"told": dict(model="tcn", net=dict(inputs="book+hidden"))}
+    with pytest.raises(ParameterError, match="A has no hidden state"): make_variants(root, ["A"], [5], 7, told)

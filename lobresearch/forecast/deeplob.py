@@ -5,17 +5,17 @@
 # %% auto #0
 __all__ = ['Trunk', 'Eye', 'DeepLobTcn']
 
-# %% ../../nbs/forecast/02_deeplob.ipynb #884c340a
+# %% ../../nbs/forecast/02_deeplob.ipynb #396e85b7
 import torch
 from torch import nn
-from .blocks import CausalConv, Inception, ResidualBlock
+from .blocks import CausalConv, Inception, ResidualBlock, pass_on
 from .dense import DenseNet, network
 
-# %% ../../nbs/forecast/02_deeplob.ipynb #7a346cb8
+# %% ../../nbs/forecast/02_deeplob.ipynb #abff9152
 def _step(cin, cout, width):
     "Join `width` neighbours along the book, then look twice over four seconds"
     act = lambda: nn.LeakyReLU(.01)
-    return [CausalConv(cin, cout, width=width), act(), CausalConv(cout, cout, time=4), act(), CausalConv(cout, cout, time=4), act()]
+    return [CausalConv(cin, cout, width=width), act(), pass_on(CausalConv(cout, cout, time=4)), act(), pass_on(CausalConv(cout, cout, time=4)), act()]
 
 class Trunk(nn.Sequential):
     "DeepLOB's convolutions, made causal; `(B, 1, T, 4*levels)` to `(B, cout, T, 1)`"
