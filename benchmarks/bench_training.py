@@ -4,12 +4,13 @@
 
 Windowed is the published way: one pass for each window of 100 s, 32 windows a step, the last output scored. Dense runs the causal network
 once over a stretch and scores every second with full context. Both take the same network, loss, optimiser and number format, on one thread.
+DeepLOB's LSTM in windows is PyTorch's own over the whole window; its dense form restarts at every second and shares trunk and input projection;
+the stateful one, never restarted, is another model.
 Neighbouring labels overlap, so a dense label teaches less than a windowed one; the time to an equal score says what is left."""
 import argparse
 import tempfile
 import time
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import torch
@@ -18,7 +19,7 @@ from lobresearch.data.grid import ingest, load_grid, write_grid
 from lobresearch.data.simulate import make_simulated
 from lobresearch.forecast.baselines import fit_ridge, predict_ridge
 from lobresearch.forecast.nets import build
-from lobresearch.forecast.rows import prepare, stretches
+from lobresearch.forecast.rows import Rows, prepare, stretches
 from lobresearch.forecast.training import Run, _cast, huber, predict_dense, step, validate
 from lobresearch.market.features import features, select
 from lobresearch.market.labels import labels
@@ -42,12 +43,12 @@ def windowed_step(run, ends):
 def made_up(pages, n=20_000):
     "Rows of noise: for speed alone"
     x, y = torch.randn(n, 40, pages), torch.randn(n, 2)
-    return SimpleNamespace(ts=np.arange(n)*1_000_000, segment=np.zeros(n, np.int64), role=np.full(n, "train"), x=x, y=y)
+    return Rows(np.arange(n)*1_000_000, np.zeros(n, np.int64), np.full(n, "train"), x, y, np.ones(2), (10, 60), {})
 
 
-def new_run(rows, seed=0, **params):
+def new_run(rows, seed=0, model="deeplob_tcn", **params):
     torch.manual_seed(seed)
-    return Run(build("deeplob_tcn", dict(pages=rows.x.shape[2])), rows, seed, average=0, **params)
+    return Run(build(model, dict(pages=rows.x.shape[2])), rows, seed, average=0, **params)
 
 
 def rate(work, steps):
@@ -61,17 +62,25 @@ def rate(work, steps):
     return best
 
 
+def compare(rows, what, precision, steps, model, windowed, shapes):
+    "Labels a second of a network trained densely, against a windowed one"
+    rng, run = np.random.default_rng(0), new_run(rows, model=windowed, precision=precision)
+    w = rate(lambda: windowed_step(run, rng.integers(WINDOW, 19_000, BATCH)), steps)
+    print(f"{model:21s} {what:14s} {precision}  windowed, {BATCH} x {WINDOW:3d} s           {w:9,.0f} labels/s")
+    run = new_run(rows, model=model, precision=precision)
+    for many, targets in shapes:
+        some = stretches(rows.segment, run.train, run.context, targets)
+        d = rate(lambda some=some, many=many: step(run, np.sort(some[rng.integers(0, len(some)-1, many)], axis=0))[1], steps)
+        print(f"{model:21s} {what:14s} {precision}  dense, {many} x ({run.context} + {targets:3d}) s      {d:9,.0f} labels/s   {d/w:5.1f} x")
+
+
 def labels_a_second(steps):
-    for pages, what in ((1, "book"), (3, "book+features")):
-        rows = made_up(pages)
-        for precision in ("fp32", "bf16"):
-            run, rng = new_run(rows, precision=precision), np.random.default_rng(0)
-            w = rate(lambda run=run, rng=rng: windowed_step(run, rng.integers(WINDOW, 19_000, BATCH)), steps)
-            print(f"{what:14s} {precision}  windowed, {BATCH} x {WINDOW:3d} s           {w:9,.0f} labels/s")
-            for many, targets in ((8, 512), (4, 128)):
-                some = stretches(rows.segment, run.train, run.context, targets)
-                d = rate(lambda run=run, some=some, rng=rng, many=many: step(run, np.sort(some[rng.integers(0, len(some)-1, many)], axis=0))[1], steps)
-                print(f"{what:14s} {precision}  dense, {many} x ({run.context} + {targets:3d}) s      {d:9,.0f} labels/s   {d/w:5.1f} x")
+    book, both = made_up(1), made_up(3)
+    for precision in ("fp32", "bf16"):
+        compare(book, "book", precision, steps, "deeplob_tcn", "deeplob_tcn", ((8, 512), (4, 128)))
+    compare(both, "book+features", "fp32", steps, "deeplob_tcn", "deeplob_tcn", ((8, 512), (4, 128)))
+    for model in ("deeplob_lstm", "deeplob_lstm_stateful"): # PyTorch's LSTM over a window is what the stateful network does with one
+        compare(book, "book", "fp32", steps, model, "deeplob_lstm_stateful", ((8, 512), (4, 128)))
 
 
 def signal(hours, share):
