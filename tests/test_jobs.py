@@ -1,15 +1,21 @@
 "Items of the study: folds that never see what they forecast, networks that symbols share, variants that change one thing."
+import ast
+import importlib
+import inspect
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from lobresearch.data.grid import load_grid, write_grid
-from lobresearch.errors import ParameterError
+from lobresearch.errors import ParameterError, TooShortError
 from lobresearch.forecast.fitting import Sample, fit_model, memory, out_of_fold, widen
 from lobresearch.forecast.items import item_key, map_items
-from lobresearch.forecast.jobs import collect, histories, make_items, make_variants, run_item
+from lobresearch.forecast.jobs import apart, code_fingerprint, collect, histories, make_items, make_variants, run_item
 from lobresearch.market.features import random_grid
 from lobresearch.market.splits import SECOND, chronological, load_split, write_splits
 
@@ -107,3 +113,41 @@ def test_a_variant_with_the_study_s_own_settings_forecasts_the_same(root, tmp_pa
 def test_the_hidden_state_is_refused_where_there_is_none(root):
     told = {"told": dict(model="tcn", net=dict(inputs="book+hidden"))}
     with pytest.raises(ParameterError, match="A has no hidden state"): make_variants(root, ["A"], [5], 7, told)
+
+
+@given(st.lists(st.tuples(st.integers(0, 400), st.integers(60, 200)), min_size=1, max_size=4), st.integers(1, 20))
+def test_no_symbol_teaches_of_the_time_on_which_another_is_judged(spans, h):
+    "Blocks that begin at different seconds: what is learnt ends before anyone's validation begins, what is chosen by before anyone's test"
+    made = []
+    for start, n in spans:
+        ts = (start + np.arange(n))*SECOND
+        made.append(pd.DataFrame(dict(ts=ts, role=np.repeat(["train", "valid", "test"], [n - 2*(n//4), n//4, n//4]))))
+    got = apart(made, h)
+    for role, later in (("train", "valid"), ("valid", "test")):
+        first = min(s.ts[s.role == later].min() for s in made)
+        for s in got: assert not (s.ts[s.role == role] + h*SECOND >= first).any()
+    for was, s in zip(made, got):
+        assert (s.role[was.role == "test"] == "test").all() and ((s.role == was.role) | (s.role == "purged")).all()
+
+
+def test_a_pooled_network_is_not_taught_by_a_symbol_that_comes_later(root, tmp_path):
+    grid = load_grid(root/"artifacts/grid", "A")
+    write_grid(tmp_path/"artifacts/grid", "A", "1970-01-01", grid)
+    write_splits(tmp_path/"artifacts/splits", "A", split_of(root))
+    later = grid.set_index(grid.index + 5000*SECOND)
+    write_grid(tmp_path/"artifacts/grid", "LATER", "1970-01-01", later)
+    write_splits(tmp_path/"artifacts/splits", "LATER", chronological(later.index, horizon=10, lookback=100))
+    item, = make_items(tmp_path, ["A", "LATER"], [5], 7, [], pooled=["tcn"], net=NET, train=TRAIN)
+    with pytest.raises(TooShortError, match="LATER is too short.* 0 train rows"): run_item(item, tmp_path, tmp_path)
+
+
+def test_whatever_features_are_computed_with_is_part_of_the_code_of_an_item():
+    "Every module of market/ that the features import, by name in the source"
+    seen, todo = set(), ["features"]
+    while todo:
+        m = todo.pop()
+        seen.add(m)
+        tree = ast.parse(Path(importlib.import_module(f"lobresearch.market.{m}").__file__).read_text())
+        near = [n for n in ast.walk(tree) if isinstance(n, ast.ImportFrom) and n.level == 1]
+        todo += [m for n in near for m in ([n.module] if n.module else [a.name for a in n.names]) if m not in seen]
+    assert "windows" in seen and seen <= set(inspect.getsource(code_fingerprint).split('"'))
