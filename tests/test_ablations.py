@@ -175,6 +175,9 @@ def test_all_models_are_divided_on_the_same_states():
     assert (D.states == 540).all() and D.loc["ridge", "reached"] == D.loc["tcn", "reached"]
     assert D.loc["ridge", "reached"] == pytest.approx(ab.decompose(v[40:-20], (v + h)[40:-20], r[40:-20])["reached"])
     assert len(ab.decomposition(V, P[P.model == "ridge"], {("TOY", 10): (ts, r)})) == 0
+    for states, replays in ((ts[:45], r[:45]), (ts, 0*r)):  # two states with all forecasts; nothing to be known
+        D = ab.decomposition(V, P[P.ts >= ts[43]], {("TOY", 10): (states, replays)}, n_boot=50)
+        assert D.reached.isna().all() and D.told_se.isna().all() and (D.note != "").all() and set(D.model) == {"ridge", "tcn"}
 
 
 def scores(lo):

@@ -7,12 +7,12 @@ __all__ = ['KEYS', 'SIZES', 'TITLES', 'PARTS', 'PART_WORDS', 'PART_COLORS', 'Var
            'fig_ablations', 'ablation_words', 'decompose', 'decomposition', 'fig_decomposition', 'decomposition_words',
            'fig_horizons', 'horizon_words']
 
-# %% ../../nbs/forecast/08a_ablations.ipynb #97fbbac0
+# %% ../../nbs/forecast/08a_ablations.ipynb #a84f7346
 from typing import NamedTuple
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-from ..errors import require
+from ..errors import ParameterError, require
 from ..evidence.bootstrap import MEASURES, MIN_BLOCKS, block_indices, block_starts, from_sums
 from .baselines import RIDGES
 from .nets import NETS
@@ -238,7 +238,7 @@ def _spread(d):
     if d is None or np.isnan(d).mean() > .1: return {e: np.nan for e in ("_lo","_hi","_se")}
     return dict(_lo=float(np.nanquantile(d, .025)), _hi=float(np.nanquantile(d, .975)), _se=float(np.nanstd(d, ddof=1)))
 
-# %% ../../nbs/forecast/08a_ablations.ipynb #743d9c49
+# %% ../../nbs/forecast/08a_ablations.ipynb #cfa2e34a
 def decomposition(
     variants:dict, # From `expand`
     predictions:pd.DataFrame, # Variants and main models
@@ -246,7 +246,7 @@ def decomposition(
     question:str="hidden", # Variants of this question, held against their bases
     split:str="test", # Which rows
     **how, # block, n_boot, seed of `decompose`
-)->pd.DataFrame: # symbol, horizon, model, and what `decompose` gives
+)->pd.DataFrame: # symbol, horizon, model, what `decompose` gives, and `note`: why it gives nothing, where the parts are NaN
     "The parts for each model that was shown the hidden state, all models on the same states"
     pairs, rows = {n: v for n,v in variants.items() if v.question == question}, []
     for (s,h), (ts, r) in replays.items():
@@ -254,8 +254,12 @@ def decomposition(
         got = {n: [f.reindex(ts).to_numpy() for f in (b, a)] for n,(a, b) in got.items() if len(a) and len(b)}
         if not got: continue
         ok = np.isfinite([f for g in got.values() for f in g]).all(0)
-        rows += [dict(symbol=s, horizon=h, model=pairs[n].model, **decompose(*(f[ok] for f in g), r[ok], **how)) for n,g in got.items()]
+        rows += [dict(symbol=s, horizon=h, model=pairs[n].model, **_decomposed(*(f[ok] for f in g), r[ok], how)) for n,g in got.items()]
     return pd.DataFrame(rows)
+
+def _decomposed(visible, hidden, returns, how):
+    try: return dict(decompose(visible, hidden, returns, **how), note="")
+    except ParameterError as e: return {**{f"{k}{x}": np.nan for k in (*PARTS, "told") for x in ("","_lo","_hi","_se")}, "states": len(returns), "note": str(e)}
 
 # %% ../../nbs/forecast/08a_ablations.ipynb #ff2d9e6e
 PART_WORDS = {"reached": "reached from what is visible", "untold": "not told by the visible past", "missed": "missed even when told"}
