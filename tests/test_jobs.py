@@ -15,7 +15,7 @@ from lobresearch.data.grid import load_grid, write_grid
 from lobresearch.errors import ParameterError, TooShortError
 from lobresearch.forecast.fitting import Sample, fit_model, memory, out_of_fold, widen
 from lobresearch.forecast.items import item_key, map_items
-from lobresearch.forecast.jobs import apart, code_fingerprint, collect, histories, make_items, make_variants, run_item
+from lobresearch.forecast.jobs import apart, code_fingerprint, collect, histories, make_items, make_variants, refusal, run_item
 from lobresearch.market.features import random_grid
 from lobresearch.market.splits import SECOND, chronological, load_split, write_splits
 
@@ -139,6 +139,22 @@ def test_a_pooled_network_is_not_taught_by_a_symbol_that_comes_later(root, tmp_p
     write_splits(tmp_path/"artifacts/splits", "LATER", chronological(later.index, horizon=10, lookback=100))
     item, = make_items(tmp_path, ["A", "LATER"], [5], 7, [], pooled=["tcn"], net=NET, train=TRAIN)
     with pytest.raises(TooShortError, match="LATER is too short.* 0 train rows"): run_item(item, tmp_path, tmp_path)
+    assert "LATER is too short" in refusal(item, tmp_path, 2)
+
+
+def test_a_network_whose_memory_a_recording_cannot_fill_is_refused_before_any_work(tmp_path):
+    "Thirty-five minutes: enough for the straight line, and for a short memory, but not for one of four minutes; and gaps of which no stretch is long enough"
+    grid = random_grid(2100, np.random.default_rng(0), levels=2)
+    for s, g in (("WHOLE", grid), ("TORN", grid[np.arange(2100) % 120 < 118])):
+        write_grid(tmp_path/"artifacts/grid", s, "1970-01-01", g)
+        write_splits(tmp_path/"artifacts/splits", s, chronological(g.index, horizon=60, lookback=61, embargo=20))
+    todo = make_items(tmp_path, ["WHOLE", "TORN"], [10, 60], 7, ["ridge", "tcn", "transformer"], net=NET, train=TRAIN,
+                      per_model=dict(transformer=dict(net=dict(depth=4))))
+    told = {(i["symbol"], i["model"]): refusal(i, tmp_path, 2) for i in todo}
+    assert not told["WHOLE", "ridge"] and not told["WHOLE", "tcn"] and "WHOLE is too short" in told["WHOLE", "transformer"]
+    assert "TORN is too short" in told["TORN", "transformer"] and not told["TORN", "tcn"]
+    for i in todo:
+        if not told[i["symbol"], i["model"]]: assert run_item(i, tmp_path, tmp_path)["valid"]
 
 
 def test_whatever_features_are_computed_with_is_part_of_the_code_of_an_item():
