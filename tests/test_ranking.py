@@ -102,7 +102,7 @@ def test_additions_are_clark_and_west_s_with_statsmodels_errors_and_holm_s_p(mad
     r, t = w["ridge", 0].to_numpy(), (w["tcn", 0] + w["tcn", 1]).to_numpy()/2
     row = A[(A.symbol == "A") & (A.horizon == 20) & (A.small == "ridge")].iloc[0]
     f = (y-r)**2 - (y-t)**2 + (r-t)**2
-    assert row.gain == pytest.approx(f.mean()) and row.t == pytest.approx(newey_west(f, 19))
+    assert row.gain == pytest.approx(f.mean()) and row.t == pytest.approx(newey_west(f, 38))
     from scipy.stats import norm
     raw = norm.sf(A[A.symbol == "A"].t)
     assert np.allclose(A[A.symbol == "A"].p, multipletests(raw, method="holm")[1])
@@ -119,7 +119,7 @@ def test_against_a_reference_is_diebold_and_mariano_s_test(made):
     row = R[(R.symbol == "B") & (R.horizon == h) & (R.model == "ridge_ofi")].iloc[0]
     n = len(y)
     assert row.gain == pytest.approx(d.mean()) and row.gain < 0
-    assert row.t == pytest.approx(newey_west(d, h-1)*((n + 1 - 2*h + h*(h-1)/n)/n)**.5)
+    assert row.t == pytest.approx(newey_west(d, 2*(h-1))*((n + 1 - 2*h + h*(h-1)/n)/n)**.5)
     assert row["diff"] == pytest.approx(np.corrcoef(w["ridge_ofi", 0], y)[0, 1] - np.corrcoef(w["ridge", 0], y)[0, 1])
     assert (R[R.model == "tcn"].diff_lo > 0).all() and (R[R.model == "forest"].diff_hi < 0).all()
     assert set(R.model) == {"zero", "ridge_ofi", "forest", "tcn"} and R[R.model == "zero"]["diff"].isna().all()
