@@ -1,6 +1,6 @@
 """Does a network beat a ridge where the ceiling is known? SIM-SIGNAL for one day and for four.
 
-    python benchmarks/bench_forecast.py [--hours 24 96] [--models tcn deeplob_tcn hierarchical] [--seeds 2] [--epochs 6] [--workers 2]
+    python benchmarks/bench_forecast.py [--hours 24 96] [--models tcn deeplob_tcn] [--seeds 2] [--epochs 6] [--workers 2]
 
 Everything is simulated. Ridge and networks are trained on the same rows; the best network is the one chosen on validation (mean correlation over
 horizons), its seeds averaged. Printed are correlations on the test block and shares of the ceiling, which replays of the exchange from saved states
@@ -71,7 +71,7 @@ def shares(root, score, mean, a, states, seed):
 if __name__ == "__main__":
     a = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     a.add_argument("--hours", type=float, nargs="+", default=[24., 96.])
-    a.add_argument("--models", nargs="+", default=["tcn", "deeplob_tcn", "hierarchical"])
+    a.add_argument("--models", nargs="+", default=["tcn", "deeplob_tcn"])
     for name, default in (("seeds", 2), ("epochs", 6), ("workers", 2), ("seed", 7), ("states", 1000)): a.add_argument(f"--{name}", type=int, default=default)
     a = a.parse_args()
     params = yaml.safe_load((Path(__file__).resolve().parents[1]/"params.yaml").read_text())

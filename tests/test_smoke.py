@@ -25,7 +25,8 @@ def study(tmp_path_factory):
 
 def test_every_stage_leaves_its_numbers(study):
     _, metrics = study
-    assert {"01_data", "02_facts", "03_features", "04_labels_splits", "05_forecast", "09_luck", "10_answer"} <= set(metrics)
+    assert {"01_data", "02_facts", "03_features", "04_labels_splits", "05_forecast", "05c_where", "05d_ablations", "05e_search", "05f_fi2010",
+            "09_luck", "10_answer"} <= set(metrics)
     assert metrics["01_data"]["SIM-NULL.rows"] > 3000
     assert len({m["_data"] for m in metrics.values()}) == 1
 
@@ -42,7 +43,8 @@ def test_pages_load_nothing_from_outside(study):
 def test_pages_have_numbered_figures_and_no_path_of_this_machine(study):
     text = (study[0] / "reports/html/pages/02_facts.html").read_text()
     assert len(re.findall(r"Figure \d+", text)) >= 5
-    for p in (study[0] / "reports/html").rglob("*.html"): assert str(study[0]) not in p.read_text(), p
+    for p in (study[0] / "reports/html").rglob("*.html"): assert str(study[0]) not in p.read_text() and "site-packages" not in p.read_text(), p
+    assert {p.stem for p in (study[0] / "reports/html/pages").glob("05*.html")} == {"05_forecast", "05c_where", "05d_ablations", "05e_search", "05f_fi2010"}
 
 
 def test_the_depth_of_the_network_reruns_training_and_not_the_ingest(study):

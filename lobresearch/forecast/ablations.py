@@ -80,7 +80,7 @@ def _changes(model, base, own, how, net, train, per_model):
         how = {k: x for k,x in how.items() if k not in ("target","ema_alpha")}
     return words + [f"{k} {x}" for k,x in {**own, **how}.items()]
 
-# %% ../../nbs/forecast/08a_ablations.ipynb #7852eecd
+# %% ../../nbs/forecast/08a_ablations.ipynb #f117057a
 def plan(
     variants:dict, # From `expand`
     main, # Models of the main table
@@ -93,7 +93,7 @@ def plan(
         lacks = [label(m) for m in wants if m not in main]
         told = "hidden" in v.net.get("inputs", "").split("+")
         if lacks: left[name] = f"{name} is left out: the main table has no {' and no '.join(lacks)}."
-        elif told and not truth: left[name] = f"{name} is left out: it wants the hidden state, which nobody knows here."
+        elif told and not truth: left[name] = f"{name} is left out: it wants the hidden state and a ceiling to divide, which are not known here."
         elif v.trained: todo[name] = dict(model=v.model, net=v.net, train=v.train, **(dict(horizons=list(v.horizons)) if v.horizons else {}))
     return todo, left
 
@@ -284,14 +284,14 @@ def fig_decomposition(
     fig.legend(*ax.get_legend_handles_labels(), loc="outside lower center", ncols=2)
     return fig, t
 
-# %% ../../nbs/forecast/08a_ablations.ipynb #7511584a
+# %% ../../nbs/forecast/08a_ablations.ipynb #13d91a88
 def decomposition_words(
     table:pd.DataFrame, # From `decomposition`, one symbol
 )->list: # A sentence a model and horizon
     "The parts in words"
     def pm(r, k): return _num(r[k], ".2f") + (f" ± {r[k + '_se']:.2f}" if np.isfinite(r[k + "_se"]) else "")
     return [f"{label(r['model'])}, {r['horizon']} s: reached {pm(r, 'reached')} of the ceiling; {pm(r, 'untold')} is not told to it by the visible past, "
-            f"{pm(r, 'missed')} it misses even when told." for r in table.to_dict("records")]
+            f"{pm(r, 'missed')} it misses even when told (± a standard error)." for r in table.to_dict("records")]
 
 # %% ../../nbs/forecast/08a_ablations.ipynb #51d94114
 def fig_horizons(

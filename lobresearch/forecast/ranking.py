@@ -158,7 +158,7 @@ def verdict(
     groups = [g.sort_values("pearson", ascending=False, kind="stable") for _,g in v.groupby(["symbol","horizon"], sort=False)]
     return pd.concat(groups, ignore_index=True) if groups else v
 
-# %% ../../nbs/forecast/06c_ranking.ipynb #3fa32b8b
+# %% ../../nbs/forecast/06c_ranking.ipynb #da29478e
 def _num(x, f=".3f"): return "–" if pd.isna(x) else format(x, f).replace("-", "−")
 def _p(p): return "not tested" if pd.isna(p) else "p < 0.001" if p < .001 else f"p = {p:.3f}"
 def _list(models):
@@ -205,13 +205,13 @@ def _set(v):
     if v.inside.isna().all(): return "The rows are too few for a confidence set."
     inside = v[v.inside.fillna(False)].model.tolist()
     who = f"all {len(v)} models." if len(inside) == len(v) else f"{_list(inside)}; {len(v)-len(inside)} of {len(v)} are out."
-    floor = " Zero is in it: in squared error none is shown to be better than no forecast at all." if "zero" in inside else ""
+    floor = " Zero is in it: by squared error it does not tell its models from no forecast at all." if "zero" in inside else ""
     return f"In the {100*(1-SIZE):.0f} % confidence set of the smallest squared error: {who}{floor}"
 
 def _shares(v):
     s = v[v.share.notna() & (v.chosen | (v.model == "ridge"))]
     each = [f"{label(r.model)} {_num(r.share, '.2f')}" + (f" ± {_num(r.share_se, '.2f')}" if pd.notna(r.share_se) else "") for r in s.itertuples()]
-    return f"Share of the ceiling: {', '.join(each)}." if each else ""
+    return f"Share of the ceiling, ± its standard error: {', '.join(each)}." if each else ""
 
 def _reach(c): return "" if pd.isna(c["detectable"]) else f"The smallest correlation that a test of this size finds four times in five is {_num(c['detectable'])}."
 

@@ -7,16 +7,18 @@ __all__ = ['ENTRIES', 'STARTUP', 'knobs', 'read_space', 'configure', 'paste', 't
            'search', 'expected_max', 'paired', 'lucky_gain', 'valid_forecasts', 'gains', 'fig_history', 'importance',
            'fig_importance', 'fig_slices']
 
-# %% ../../nbs/forecast/08_search.ipynb #04d1503b
-import contextlib, copy, fcntl, inspect, math, os
+# %% ../../nbs/forecast/08_search.ipynb #35ef0121
+import contextlib, copy, fcntl, inspect, math, os, warnings
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 import matplotlib.pyplot as plt
 import numpy as np
-import optuna
 import pandas as pd
 import yaml
+with warnings.catch_warnings(): # its progress bar, which is not used, would like widgets in notebooks
+    warnings.filterwarnings("ignore", message="IProgress not found")
+    import optuna
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
