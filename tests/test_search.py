@@ -358,3 +358,9 @@ def test_optuna_is_quiet_but_for_its_warnings():
 
     import optuna
     assert optuna.logging.get_verbosity() == logging.WARNING and module.STARTUP == 10
+
+
+def test_importing_the_search_in_a_notebook_says_nothing():
+    "Optuna's unused progress bar warns of missing widgets, with a path of the machine, which would stand in the report"
+    r = subprocess.run([sys.executable, "-c", "import ipykernel.zmqshell, lobresearch.forecast.search"], capture_output=True, text=True)
+    assert r.returncode == 0 and "IProgress" not in r.stderr, r.stderr
