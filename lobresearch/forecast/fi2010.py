@@ -213,7 +213,7 @@ def fit_windows(
     run.net.load_state_dict(run.best)
     return run
 
-# %% ../../nbs/forecast/09_fi2010.ipynb #c118d509
+# %% ../../nbs/forecast/09_fi2010.ipynb #12a2e1a1
 def fi2010_items(
     path, # From `keep_setup`
     horizons, # Events, of `HORIZONS`
@@ -227,7 +227,7 @@ def fi2010_items(
     "One item for each horizon, network and seed"
     odd = [m for m in models if m not in BENCHMARK]
     require(not odd, f"There is no benchmark network {', '.join(odd)}; there are {', '.join(BENCHMARK)}.")
-    modules = ("benchmark_nets", "fi2010", "deeplob", "dense", "blocks")
+    modules = ("benchmark_nets", "fi2010", "fi2010_scores", "deeplob", "dense", "blocks")
     code = fingerprint(*(importlib.import_module(f"lobresearch.forecast.{m}").__file__ for m in modules))
     return [dict(fi2010=Path(path).stem, code=code, horizon=int(k), model=m, seed=seed + i, window=length, block=block, train=dict(train or {}))
             for k in horizons for m in models for i in range(seeds)]
