@@ -219,11 +219,19 @@ def test_the_finding_says_what_the_row_says():
     text = finding(words(row(chosen=True), ridge))
     assert "DeepLOB" not in text and "Chosen on validation: TCN. On test its correlation is 0.200 [0.100, 0.300], its R² 1.00 %." in text
     assert "higher than ridge's, beyond chance (0.180): the difference is 0.020 [0.010, 0.030]; the squared error is smaller, p = 0.010" in text
-    assert "TCN; 1 of 2 are out" in text and "Best on test" not in text
+    assert "smallest squared error: TCN." in text and "Best on test" not in text
     alike = finding(words(row(chosen=True, diff_lo=-.01), {**ridge, "pearson": .25, "inside": True}))
-    assert "not told from ridge's" in alike and "Best on test, which could not be known before: ridge on features, 0.250." in alike and "all 2 models" in alike
+    assert "cannot be told apart from ridge's" in alike and "Best on test, which could not be known before: ridge on features, 0.250." in alike and "smallest squared error: TCN and ridge on features." in alike
     assert "Nothing did better on validation" in finding(words({**ridge, "chosen": True}, row()))
     assert "Zero is in it" in finding(words(row(chosen=True), row("zero", pearson=np.nan, zero_p=np.nan)))
+
+
+def test_many_models_are_named_by_those_that_are_missing():
+    ridge = row("ridge", diff=np.nan, diff_lo=np.nan, diff_hi=np.nan, p=np.nan)
+    many = [row(chosen=True, diff_lo=-.01, p=.5), ridge, *(row(m, r2=-.01) for m in ("lstm", "cnn_lstm", "forest", "lightgbm")), row("transformer", inside=False)]
+    text = finding(words(*many))
+    assert "squared error: all 7 models but Transformer." in text and "the squared errors cannot be told apart, p = 0.500" in text
+    assert "zero's: LSTM, CNN-LSTM, random forest and LightGBM." in finding(words(*many, *(row(m) for m in ("tcn_a", "tcn_b", "tcn_c"))))
 
 
 def test_relation_needs_an_interval():
@@ -246,3 +254,14 @@ def test_models_stand_in_the_same_order_family_by_family(models):
     assert got == [m for m in FAMILY if m != "deeplob_tcn_pooled"][:13] + got[13:] and sorted(got) == sorted(models)
     assert got[-1] == "unheard_of" and len([1 for a, b in zip(got, got[1:]) if family(a) != family(b)]) == len({family(m) for m in models}) - 1
     assert label("unheard_of") == "unheard of" and marker("unheard_of") == "x" and color("deeplob_tcn_book") == color("deeplob_tcn")
+
+
+def test_no_p_value_from_fewer_rows_than_an_interval_needs():
+    "A model that knows the return, on 79 and on 80 horizons of rows"
+    rng = np.random.default_rng(0)
+    for n, tested in ((399, False), (400, True)):
+        y = rng.standard_normal(n)
+        w = pd.DataFrame({"y": y, ("ridge", 0): .1*rng.standard_normal(n), ("tcn", 0): y/2})
+        A, R = additions({("A", 5): w}), against({("A", 5): w}, "ridge", 50, 50)
+        assert A[A.large == "tcn"].p.notna().all() == tested and R[R.model == "tcn"].p.notna().all() == tested
+        if tested: assert A[A.large == "tcn"].p.iloc[0] < LEVEL and R[R.model == "tcn"].p.iloc[0] < LEVEL

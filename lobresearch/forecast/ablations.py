@@ -183,10 +183,12 @@ def fig_ablations(
     for t, (_,_,n) in zip(axs[0,0].get_yticklabels(), spots): t.set_fontweight("bold" if n is None else "normal")
     return fig, table
 
-# %% ../../nbs/forecast/08a_ablations.ipynb #72b90783
+# %% ../../nbs/forecast/08a_ablations.ipynb #910adbe9
 def _num(x, f=".3f"): return format(x, f).replace("-", "−")
 
-def _moved(r): return f"{'gains' if r.lo > 0 else 'costs'} {abs(r.difference):.3f} [{_num(r.lo)}, {_num(r.hi)}] at {r.horizon} s"
+def _moved(r):
+    lo, hi = (r.lo, r.hi) if r.lo > 0 else (-r.hi, -r.lo) # what is lost is said as a positive number
+    return f"{'gains' if r.lo > 0 else 'costs'} {_num(abs(r.difference))} [{_num(lo)}, {_num(hi)}] at {r.horizon} s"
 
 def ablation_words(
     table:pd.DataFrame, # From `against_base`, one symbol

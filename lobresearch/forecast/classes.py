@@ -282,7 +282,7 @@ def _legend(axs):
     got = {l: h for ax in axs.flat for h,l in zip(*ax.get_legend_handles_labels())}
     return list(got.values()), list(got)
 
-# %% ../../nbs/forecast/06a_classes.ipynb #c62e1faa
+# %% ../../nbs/forecast/06a_classes.ipynb #9e074739
 def fig_direction(
     table:pd.DataFrame, # From `class_table`
     measure:str="auc", # Which score
@@ -297,7 +297,7 @@ def fig_direction(
             i, around = models.index(r["model"]), np.nan_to_num([[r[measure] - r[f"{measure}_lo"]], [r[f"{measure}_hi"] - r[measure]]])
             ax.errorbar(r[measure], i, xerr=around, fmt="o", ms=3.5, lw=1.2, color=COLORS.get(r["model"], "k"))
         ax.axvline(none, color="k", lw=.6, zorder=0); ax.set_title(f"{s}\n{h} s")
-    axs[0,0].xaxis.set_major_locator(plt.MaxNLocator(4)); axs[0,0].set(yticks=range(len(models)), ylim=(len(models)-.5, -.5))
+    axs[0,0].xaxis.set_major_locator(plt.MaxNLocator(4, steps=[1,2,5,10])); axs[0,0].set(yticks=range(len(models)), ylim=(len(models)-.5, -.5))
     axs[0,0].set_yticklabels([LABELS.get(m, m) for m in models])
     fig.supxlabel(words, fontsize=8.5)
     return fig, table[["symbol","horizon","model",measure,f"{measure}_lo",f"{measure}_hi"]]

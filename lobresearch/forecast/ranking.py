@@ -6,12 +6,12 @@
 __all__ = ['SIZE', 'LEVEL', 'chosen', 'correlations', 'difference', 'holm', 'nested', 'additions', 'against', 'confidence_sets',
            'verdict', 'relation', 'finding', 'failures']
 
-# %% ../../nbs/forecast/06c_ranking.ipynb #9b716e06
+# %% ../../nbs/forecast/06c_ranking.ipynb #5611e919
 import numpy as np
 import pandas as pd
 from ..errors import TooShortError, require
 from ..evidence.accuracy import clark_west, diebold_mariano, model_confidence_set
-from ..evidence.bootstrap import MEASURES, from_sums, value
+from ..evidence.bootstrap import MEASURES, MIN_BLOCKS, default_block, from_sums, value
 from .scoring import ensemble
 from ..plots import NETWORKS, family, label
 
@@ -66,7 +66,7 @@ def _within_symbols(table, columns):
     for c in columns: out[c] = out.groupby("symbol", sort=False)[c].transform(lambda p: holm(p.to_numpy())) if len(out) else out[c]
     return out
 
-# %% ../../nbs/forecast/06c_ranking.ipynb #b304c93c
+# %% ../../nbs/forecast/06c_ranking.ipynb #12319bb0
 def nested(
     models, # Models that have forecasts
     straight:bool=False, # Whether the networks see ridge's features through a straight line
@@ -92,9 +92,9 @@ def additions(
     return _within_symbols(pd.DataFrame(rows, columns=["symbol","horizon","small","large","gain","t","p"]), ["p"])
 
 def _tried(test, *args):
-    "The test's answer, NaN where the rows are too few for it"
-    try: return test(*args)
-    except TooShortError: return dict(mean=np.nan, t=np.nan, p=np.nan)
+    "The test's answer, NaN where the rows are too few: as for an interval, eight blocks of ten horizons"
+    if len(args[0]) < MIN_BLOCKS*default_block(args[-1]): return dict(mean=np.nan, t=np.nan, p=np.nan)
+    return test(*args)
 
 # %% ../../nbs/forecast/06c_ranking.ipynb #ebeb3141
 def against(
@@ -158,12 +158,18 @@ def verdict(
     groups = [g.sort_values("pearson", ascending=False, kind="stable") for _,g in v.groupby(["symbol","horizon"], sort=False)]
     return pd.concat(groups, ignore_index=True) if groups else v
 
-# %% ../../nbs/forecast/06c_ranking.ipynb #da29478e
-def _num(x, f=".3f"): return "–" if pd.isna(x) else format(x, f).replace("-", "−")
+# %% ../../nbs/forecast/06c_ranking.ipynb #be608bd7
+def _num(x, f=".3f"): return "–" if pd.isna(x) else format(x, f"z{f}").replace("-", "−") # z: no minus zero
 def _p(p): return "not tested" if pd.isna(p) else "p < 0.001" if p < .001 else f"p = {p:.3f}"
 def _list(models):
     names = [label(m) for m in models]
     return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
+
+def _of(models, every):
+    "Some of the models, by those that are not among them where these are fewer"
+    rest = [m for m in every if m not in models]
+    if not rest: return f"all {len(every)} models" if len(every) > 2 else _list(models)
+    return _list(models) if len(models) <= max(len(rest), 3) else f"all {len(every)} models but {_list(rest)}"
 
 def _range(r, k): return _num(r[k]) + ("" if pd.isna(r[k]) or pd.isna(r[f"{k}_lo"]) else f" [{_num(r[f'{k}_lo'])}, {_num(r[f'{k}_hi'])}]")
 
@@ -191,11 +197,12 @@ def _versus(c, v):
     if c["model"] == "ridge": return "Nothing did better on validation than the straight line."
     if not len(ridge): return ""
     if pd.isna(c["diff"]): return ""
-    said = dict(better="That is higher than ridge's, beyond chance", worse="That is lower than ridge's, beyond chance", alike="That is not told from ridge's",
+    said = dict(better="That is higher than ridge's, beyond chance", worse="That is lower than ridge's, beyond chance", alike="That cannot be told apart from ridge's",
                 untested="That is beside ridge's, on too few rows for a test,")
     text = f"{said[relation(c)]} ({_num(ridge.iloc[0].pearson)}): the difference is {_range(c, 'diff')}"
     if pd.isna(c["diff_lo"]): return f"{text}."
-    return f"{text}; the squared error is {'smaller' if c['gain'] > 0 else 'larger'}, {_p(c['p'])} by Diebold and Mariano, adjusted."
+    errors = f"the squared error is {'smaller' if c['gain'] > 0 else 'larger'}" if c["p"] < LEVEL else "the squared errors cannot be told apart"
+    return f"{text}; {errors}, {_p(c['p'])} by Diebold and Mariano, adjusted." if pd.notna(c["p"]) else f"{text}."
 
 def _hindsight(c, v):
     top = v.loc[v.pearson.idxmax()] if v.pearson.notna().any() else c
@@ -204,18 +211,17 @@ def _hindsight(c, v):
 def _set(v):
     if v.inside.isna().all(): return "The rows are too few for a confidence set."
     inside = v[v.inside.fillna(False)].model.tolist()
-    who = f"all {len(v)} models." if len(inside) == len(v) else f"{_list(inside)}; {len(v)-len(inside)} of {len(v)} are out."
     floor = " Zero is in it: by squared error it does not tell its models from no forecast at all." if "zero" in inside else ""
-    return f"In the {100*(1-SIZE):.0f} % confidence set of the smallest squared error: {who}{floor}"
+    return f"In the {100*(1-SIZE):.0f} % confidence set of the smallest squared error: {_of(inside, v.model.tolist())}.{floor}"
 
 def _shares(v):
     s = v[v.share.notna() & (v.chosen | (v.model == "ridge"))]
     each = [f"{label(r.model)} {_num(r.share, '.2f')}" + (f" ± {_num(r.share_se, '.2f')}" if pd.notna(r.share_se) else "") for r in s.itertuples()]
     return f"Share of the ceiling, ± its standard error: {', '.join(each)}." if each else ""
 
-def _reach(c): return "" if pd.isna(c["detectable"]) else f"The smallest correlation that a test of this size finds four times in five is {_num(c['detectable'])}."
+def _reach(c): return "" if pd.isna(c["detectable"]) else f"The smallest true correlation that a test block of this size would show four times in five is {_num(c['detectable'])}."
 
-# %% ../../nbs/forecast/06c_ranking.ipynb #11d0dbd6
+# %% ../../nbs/forecast/06c_ranking.ipynb #418cdf41
 def failures(
     v:pd.DataFrame, # Rows of `verdict` of one symbol and horizon
 )->list: # Sentences
@@ -227,4 +233,4 @@ def failures(
     costly = on[on.r2 < 0]
     said = [("Constant, and so without a correlation", flat), ("Not shown to add anything to zero", nothing),
             ("Networks below ridge, by the 95 % interval of the difference", below), ("A larger squared error than zero's", costly)]
-    return [f"{what}: {_list(t.model) if len(t) < len(on) or len(on) < 3 else f'all {len(on)} models'}." for what,t in said if len(t)]
+    return [f"{what}: {_of(t.model.tolist(), on.model.tolist())}." for what,t in said if len(t)]
