@@ -221,7 +221,8 @@ def test_the_finding_says_what_the_row_says():
     assert "higher than ridge's, beyond chance (0.180): the difference is 0.020 [0.010, 0.030]; the squared error is smaller, p = 0.010" in text
     assert "smallest squared error: TCN." in text and "Best on test" not in text
     alike = finding(words(row(chosen=True, diff_lo=-.01), {**ridge, "pearson": .25, "inside": True}))
-    assert "cannot be told apart from ridge's" in alike and "Best on test, which could not be known before: ridge on features, 0.250." in alike and "smallest squared error: TCN and ridge on features." in alike
+    assert "cannot be told apart from ridge's" in alike and "Best on test, which could not be known before: ridge on features, 0.250." in alike
+    assert "smallest squared error: TCN and ridge on features." in alike
     assert "Nothing did better on validation" in finding(words({**ridge, "chosen": True}, row()))
     assert "Zero is in it" in finding(words(row(chosen=True), row("zero", pearson=np.nan, zero_p=np.nan)))
 
@@ -230,7 +231,9 @@ def test_many_models_are_named_by_those_that_are_missing():
     ridge = row("ridge", diff=np.nan, diff_lo=np.nan, diff_hi=np.nan, p=np.nan)
     many = [row(chosen=True, diff_lo=-.01, p=.5), ridge, *(row(m, r2=-.01) for m in ("lstm", "cnn_lstm", "forest", "lightgbm")), row("transformer", inside=False)]
     text = finding(words(*many))
-    assert "squared error: all 7 models but Transformer." in text and "the squared errors cannot be told apart, p = 0.500" in text
+    assert "squared error: all 7 models but Transformer." in text and "nor can the squared errors, p = 0.500 by" in text
+    better = finding(words({**many[0], "diff_lo": .01}, ridge))
+    assert "beyond chance" in better and "the squared errors cannot be told apart, p = 0.500 by" in better
     assert "zero's: LSTM, CNN-LSTM, random forest and LightGBM." in finding(words(*many, *(row(m) for m in ("tcn_a", "tcn_b", "tcn_c"))))
 
 

@@ -158,7 +158,7 @@ def verdict(
     groups = [g.sort_values("pearson", ascending=False, kind="stable") for _,g in v.groupby(["symbol","horizon"], sort=False)]
     return pd.concat(groups, ignore_index=True) if groups else v
 
-# %% ../../nbs/forecast/06c_ranking.ipynb #be608bd7
+# %% ../../nbs/forecast/06c_ranking.ipynb #41772270
 def _num(x, f=".3f"): return "–" if pd.isna(x) else format(x, f"z{f}").replace("-", "−") # z: no minus zero
 def _p(p): return "not tested" if pd.isna(p) else "p < 0.001" if p < .001 else f"p = {p:.3f}"
 def _list(models):
@@ -197,11 +197,12 @@ def _versus(c, v):
     if c["model"] == "ridge": return "Nothing did better on validation than the straight line."
     if not len(ridge): return ""
     if pd.isna(c["diff"]): return ""
-    said = dict(better="That is higher than ridge's, beyond chance", worse="That is lower than ridge's, beyond chance", alike="That cannot be told apart from ridge's",
-                untested="That is beside ridge's, on too few rows for a test,")
+    said = dict(better="That is higher than ridge's, beyond chance", worse="That is lower than ridge's, beyond chance",
+                alike="That cannot be told apart from ridge's", untested="That is beside ridge's, on too few rows for a test,")
     text = f"{said[relation(c)]} ({_num(ridge.iloc[0].pearson)}): the difference is {_range(c, 'diff')}"
     if pd.isna(c["diff_lo"]): return f"{text}."
-    errors = f"the squared error is {'smaller' if c['gain'] > 0 else 'larger'}" if c["p"] < LEVEL else "the squared errors cannot be told apart"
+    errors = f"the squared error is {'smaller' if c['gain'] > 0 else 'larger'}"
+    if not c["p"] < LEVEL: errors = "nor can the squared errors" if relation(c) == "alike" else "the squared errors cannot be told apart"
     return f"{text}; {errors}, {_p(c['p'])} by Diebold and Mariano, adjusted." if pd.notna(c["p"]) else f"{text}."
 
 def _hindsight(c, v):
@@ -219,7 +220,9 @@ def _shares(v):
     each = [f"{label(r.model)} {_num(r.share, '.2f')}" + (f" ± {_num(r.share_se, '.2f')}" if pd.notna(r.share_se) else "") for r in s.itertuples()]
     return f"Share of the ceiling, ± its standard error: {', '.join(each)}." if each else ""
 
-def _reach(c): return "" if pd.isna(c["detectable"]) else f"The smallest true correlation that a test block of this size would show four times in five is {_num(c['detectable'])}."
+def _reach(c):
+    if pd.isna(c["detectable"]): return ""
+    return f"The smallest true correlation that a test block of this size would show four times in five is {_num(c['detectable'])}."
 
 # %% ../../nbs/forecast/06c_ranking.ipynb #418cdf41
 def failures(
