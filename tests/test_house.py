@@ -26,7 +26,7 @@ def test_a_stage_depends_on_its_notebook_and_on_every_module_it_imports(name):
 def test_a_stage_is_given_the_sections_that_make_it_rerun_and_its_notebook_expects_them(name):
     stage = STAGES[name]
     given = set(re.findall(r"-s (\S+)", stage["cmd"]))
-    assert given == set(stage.get("params", []))
+    assert given - {"compute"} == set(stage.get("params", [])) # where the work is done changes no result, so it makes nothing rerun
     cells = json.loads((ROOT / notebook(stage)).read_text())["cells"]
     source = ["".join(c["source"]) for c in cells if "parameters" in c["metadata"].get("tags", [])]
     assert len(source) == 1

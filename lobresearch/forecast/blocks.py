@@ -29,13 +29,14 @@ class CausalConv(nn.Conv2d):
 
     def forward(self, x): return super().forward(F.pad(x, (0, 0, self.past, 0)) if self.past else x)
 
-# %% ../../nbs/forecast/01_blocks.ipynb #53465cdf
+# %% ../../nbs/forecast/01_blocks.ipynb #7a0929c8
 def pass_on(
     conv:CausalConv, # As many channels out as in, one place wide
     past:float=.1, # Share of the random weights that is kept
 )->CausalConv: # The same
     "Let a convolution over time begin by handing on the present second"
-    require(conv.in_channels == conv.out_channels and conv.kernel_size[1] == 1, "Only a convolution with as many channels out as in, one place wide, can pass a second on.")
+    require(conv.in_channels == conv.out_channels and conv.kernel_size[1] == 1,
+            "Only a convolution with as many channels out as in, one place wide, can pass a second on.")
     with torch.no_grad():
         conv.weight.mul_(past)
         conv.weight[:,:,-1,0] += torch.eye(conv.in_channels)
