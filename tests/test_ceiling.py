@@ -131,6 +131,15 @@ def test_replayed_returns_scatter_like_recorded_ones(folder):
     assert abs(share(realised, r.mean(1), c.S, c.W, c.M) - c.ceiling) < 4 * se
 
 
+@pytest.mark.filterwarnings("error")
+def test_a_forecast_that_is_constant_in_some_resamples_has_a_standard_error():
+    rng = np.random.default_rng(0)
+    m = rng.standard_normal(40)
+    r = m[:, None] + rng.standard_normal((40, 30))
+    y_hat = np.where(np.arange(40) == 7, 1., 0.)  # many resamples miss the one state that differs
+    assert 0 < share_se(y_hat, r, block=2) < 1
+
+
 def test_a_market_without_latent_gives_it_no_share(folder):
     states = take(sim.read_states(folder, "SIM-SIGNAL"), slice(0, 300))
     states = states._replace(par=states.par._replace(latent=0.))

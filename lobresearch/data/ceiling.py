@@ -77,7 +77,7 @@ def ar1_r2(
     drift = (kappa * s_x)**2
     return drift * ((1 - phi**h) / (1 - phi))**2 / (h * sigma**2 + drift * (h + 2 * ((h - k) * phi**k).sum()))
 
-# %% ../../nbs/data/04_ceiling.ipynb #620ffc6e
+# %% ../../nbs/data/04_ceiling.ipynb #3d37b7e3
 def share(
     y_hat:np.ndarray, # (n,) forecasts at the saved seconds
     m:np.ndarray, # (n,) mean of the replays of each
@@ -104,7 +104,8 @@ def share_se(
     i = _blocks(n, _fitting(block, n), n_boot, seed)
     S, W, _ = _parts(m[i], w[i], M)
     y, x = (v[i] - v[i].mean(1, keepdims=True) for v in (np.asarray(y_hat, float), m))
-    corr = (x * y).sum(1) / np.sqrt((x**2).sum(1) * (y**2).sum(1))
+    size = np.sqrt((x**2).sum(1) * (y**2).sum(1))
+    corr = np.divide((x * y).sum(1), size, out=np.zeros(len(size)), where=size > 0) # of a forecast that is constant in a resample, as in `share`
     good = S > 0
     require(good.mean() > .9, "Too little signal for the standard error of a share: S is not above zero in a tenth of the resamples.")
     return float((corr * np.sqrt(1 + W / (M * np.where(good, S, 1))))[good].std(ddof=1))
