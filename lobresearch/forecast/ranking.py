@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['SIZE', 'LEVEL', 'chosen', 'correlations', 'difference', 'holm', 'nested', 'additions', 'against', 'confidence_sets',
-           'verdict', 'relation', 'finding', 'failures']
+           'verdict', 'relation', 'failures', 'finding']
 
 # %% ../../nbs/forecast/06c_ranking.ipynb #5611e919
 import numpy as np
@@ -158,7 +158,7 @@ def verdict(
     groups = [g.sort_values("pearson", ascending=False, kind="stable") for _,g in v.groupby(["symbol","horizon"], sort=False)]
     return pd.concat(groups, ignore_index=True) if groups else v
 
-# %% ../../nbs/forecast/06c_ranking.ipynb #41772270
+# %% ../../nbs/forecast/06c_ranking.ipynb #5a049f06
 def _num(x, f=".3f"): return "–" if pd.isna(x) else format(x, f"z{f}").replace("-", "−") # z: no minus zero
 def _p(p): return "not tested" if pd.isna(p) else "p < 0.001" if p < .001 else f"p = {p:.3f}"
 def _list(models):
@@ -173,6 +173,7 @@ def _of(models, every):
 
 def _range(r, k): return _num(r[k]) + ("" if pd.isna(r[k]) or pd.isna(r[f"{k}_lo"]) else f" [{_num(r[f'{k}_lo'])}, {_num(r[f'{k}_hi'])}]")
 
+# %% ../../nbs/forecast/06c_ranking.ipynb #00d63bdf
 def relation(
     r, # A row of `verdict`
 )->str: # better, worse, alike or untested
@@ -180,16 +181,7 @@ def relation(
     if pd.isna(r["diff_lo"]): return "untested"
     return "better" if r["diff_lo"] > 0 else "worse" if r["diff_hi"] < 0 else "alike"
 
-def finding(
-    v:pd.DataFrame, # Rows of `verdict` of one symbol and horizon
-)->str: # Markdown, three to six sentences
-    "What came out, in words"
-    got = v[v.chosen]
-    if not len(got): return "No model has a correlation on validation, so none is chosen."
-    c = got.iloc[0]
-    told = [_opening(c), _versus(c, v), _hindsight(c, v), _set(v), _shares(v), _reach(c)]
-    return " ".join([*(t for t in told if t), *failures(v)])
-
+# %% ../../nbs/forecast/06c_ranking.ipynb #aa0f3dae
 def _opening(c): return f"Chosen on validation: {label(c['model'])}. On test its correlation is {_range(c, 'pearson')}, its R² {_num(100*c['r2'], '.2f')} %."
 
 def _versus(c, v):
@@ -209,6 +201,7 @@ def _hindsight(c, v):
     top = v.loc[v.pearson.idxmax()] if v.pearson.notna().any() else c
     return "" if top["model"] == c["model"] else f"Best on test, which could not be known before: {label(top['model'])}, {_num(top['pearson'])}."
 
+# %% ../../nbs/forecast/06c_ranking.ipynb #cfda42e9
 def _set(v):
     if v.inside.isna().all(): return "The rows are too few for a confidence set."
     inside = v[v.inside.fillna(False)].model.tolist()
@@ -237,3 +230,14 @@ def failures(
     said = [("Constant, and so without a correlation", flat), ("Not shown to add anything to zero", nothing),
             ("Networks below ridge, by the 95 % interval of the difference", below), ("A larger squared error than zero's", costly)]
     return [f"{what}: {_of(t.model.tolist(), on.model.tolist())}." for what,t in said if len(t)]
+
+# %% ../../nbs/forecast/06c_ranking.ipynb #8c66ced9
+def finding(
+    v:pd.DataFrame, # Rows of `verdict` of one symbol and horizon
+)->str: # Markdown, three to six sentences
+    "What came out, in words"
+    got = v[v.chosen]
+    if not len(got): return "No model has a correlation on validation, so none is chosen."
+    c = got.iloc[0]
+    told = [_opening(c), _versus(c, v), _hindsight(c, v), _set(v), _shares(v), _reach(c)]
+    return " ".join([*(t for t in told if t), *failures(v)])
