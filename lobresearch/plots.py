@@ -11,7 +11,7 @@ import io
 import matplotlib as mpl
 import matplotlib.pyplot as plt
 
-# %% ../nbs/01_plots.ipynb #6fb380d8
+# %% ../nbs/01_plots.ipynb #7ea18f91
 OKABE_ITO = dict(black="#000000", orange="#E69F00", sky="#56B4E9", green="#009E73", yellow="#F0E442",
                  blue="#0072B2", red="#D55E00", purple="#CC79A7", grey="#777777")
 _o = OKABE_ITO
@@ -19,11 +19,13 @@ COLORS = {"data": _o["black"], "null": _o["grey"], "ceiling": _o["purple"], "bid
           "zero": _o["grey"], "last_return": "#444444", "ridge_ofi": _o["orange"], "ridge": _o["red"], "logistic": "#963F00",
           "forest": "#4DBB9D", "lightgbm": _o["green"],
           "lstm": "#8FCDF2", "cnn_lstm": "#3C97CC", "deeplob_lstm": _o["sky"], "deeplob_lstm_stateful": "#2A7CAE", "tcn": "#4D8FCB", "deeplob_tcn": _o["blue"],
-          "deeplob_tcn_pooled": "#00456D", "transformer": "#C9B400", "hierarchical": "#8A7A00"}
+          "deeplob_tcn_pooled": "#00456D", "transformer": "#C9B400", "hierarchical": "#8A7A00",
+          "real": _o["black"], "vqvae": _o["blue"], "bootstrap": _o["orange"], "exchange": _o["green"], "jitter": _o["purple"]}
 LABELS = {"zero": "zero", "last_return": "last return", "ridge_ofi": "ridge on OFI", "ridge": "ridge on features", "logistic": "logistic",
           "forest": "random forest", "lightgbm": "LightGBM", "lstm": "LSTM", "cnn_lstm": "CNN-LSTM", "deeplob_lstm": "DeepLOB-LSTM",
           "deeplob_lstm_stateful": "stateful DeepLOB-LSTM", "tcn": "TCN", "deeplob_tcn": "DeepLOB-TCN", "deeplob_tcn_pooled": "pooled DeepLOB-TCN",
-          "transformer": "Transformer", "hierarchical": "two-scale TCN", "ceiling": "ceiling"}
+          "transformer": "Transformer", "hierarchical": "two-scale TCN", "ceiling": "ceiling",
+          "real": "real", "vqvae": "VQ-VAE and prior", "bootstrap": "block bootstrap", "exchange": "embedded exchange", "jitter": "jitter"}
 FAMILIES = {"baseline": ("zero","last_return"), "linear": ("ridge_ofi","ridge","logistic"), "trees": ("forest","lightgbm"),
             "recurrent": ("lstm","cnn_lstm","deeplob_lstm","deeplob_lstm_stateful"), "convolutional": ("tcn","deeplob_tcn","deeplob_tcn_pooled"),
             "attention": ("transformer","hierarchical")}
