@@ -65,8 +65,9 @@ class VqVae(nn.Module):
 
 CLIP = 8. # Standard deviations beyond which a channel is as far away as it gets
 
-# %% ../../nbs/synthetic/01a_vqvae.ipynb #7a4ad786
-DEFAULTS = dict(codes=128, dim=64, width=64, depth=3, past=2, commitment=.25, decay=.99, dead=.1, epochs=12, patience=4, warm=2, lr=2e-3, stretches=4, targets=128, clip=1.)
+# %% ../../nbs/synthetic/01a_vqvae.ipynb #e49ae5c1
+DEFAULTS = dict(codes=128, dim=64, width=64, depth=3, past=2, commitment=.25, decay=.99, dead=.1, epochs=12, patience=4, warm=2, lr=2e-3,
+                stretches=4, targets=128, clip=1.)
 
 def fit_codebook(
     x, # float32, (rows, D+1): standardised channels, then the standardised move of the mid; NaN rows are not used
@@ -85,7 +86,7 @@ def fit_codebook(
     run.net.load_state_dict(run.best)
     return run.net.eval(), run.history
 
-# %% ../../nbs/synthetic/01a_vqvae.ipynb #3432a808
+# %% ../../nbs/synthetic/01a_vqvae.ipynb #2fbff1c0
 class Run:
     "A network being fitted"
     def __init__(self, x, segment, role, seed, **params):
@@ -95,18 +96,21 @@ class Run:
         self.x, self.segment, self.role = torch.as_tensor(x, dtype=torch.float32), np.asarray(segment), np.asarray(role)
         with torch.random.fork_rng():
             torch.manual_seed(seed)
-            self.net = VqVae(self.x.shape[1], self.x.shape[1]-1, **{k: self.p[k] for k in ("codes","dim","width","depth","past","commitment","decay","dead")}, seed=seed)
+            sizes = {k: self.p[k] for k in ("codes","dim","width","depth","past","commitment","decay","dead")}
+            self.net = VqVae(self.x.shape[1], self.x.shape[1]-1, seed=seed, **sizes)
         self.context = self.net.receptive_field + self.net.decoder_field - 2
         self.ok = np.isfinite(x).all(1)
         self.optim = torch.optim.Adam(self.net.parameters(), lr=self.p["lr"], fused=True)
-        for r in ("train","valid"): require(len(self.cut(r)) > 0, f"No run of {r} rows is longer than the {self.context} s that the codebook looks back; take a longer recording.", TooShortError)
+        for r in ("train","valid"):
+            require(len(self.cut(r)) > 0, f"No run of {r} rows is longer than the {self.context} s that the codebook looks back; take a longer recording.",
+                    TooShortError)
         self.steps = self.p["epochs"]*-(-len(self.cut("train"))//self.p["stretches"])
 
     def cut(self, role, offset=0): return stretches(self.segment, self.ok & (self.role == role), self.context, self.p["targets"], offset)
 
     def over(self): return len(self.history) >= self.p["epochs"] or self.wait >= self.p["patience"]
 
-# %% ../../nbs/synthetic/01a_vqvae.ipynb #54ac7158
+# %% ../../nbs/synthetic/01a_vqvae.ipynb #8b0ec1e3
 def _gather(x, which):
     "Stretches as a batch, and which of their targets there are"
     i = torch.from_numpy(which[:,:1] + np.arange((which[:,1]-which[:,0]).max()))
@@ -179,11 +183,12 @@ def _keep(self):
 
 def _line(self):
     h = self.history[-1]
-    return f"epoch {h['epoch']}/{self.p['epochs']}, valid {h['valid_loss']:.3f}, perplexity {h['perplexity']:.1f}, {h['used']} codes used, {h['restarts']} restarts, {h['seconds']:.1f} s"
+    return (f"epoch {h['epoch']}/{self.p['epochs']}, valid {h['valid_loss']:.3f}, perplexity {h['perplexity']:.1f}, {h['used']} codes used, "
+            f"{h['restarts']} restarts, {h['seconds']:.1f} s")
 
 Run.epoch, Run.step, Run.validate, Run.begin, Run.keep, Run.line = _epoch, _step, _validate, _begin, _keep, _line
 
-# %% ../../nbs/synthetic/01a_vqvae.ipynb #2269b366
+# %% ../../nbs/synthetic/01a_vqvae.ipynb #1a80e25f
 def _long(segment, ok, context, rows=2048):
     return stretches(segment, ok, context, rows)
 
@@ -225,14 +230,14 @@ def reconstruction(
     segment, # Segment of each row, (rows,)
     rows, # bool (rows,): which to judge by
     names=None, # Of the channels
-)->pd.DataFrame: # channel, share: of its variance over these rows that the codes explain
+)->pd.DataFrame: # channel, share: of its squares around the training mean that the codes explain
     "What the codes give back of each channel"
     mean = decode_mean(net, encode(net, x, segment), segment)
     ok = np.asarray(rows, bool) & np.isfinite(mean).all(1)
     require(ok.sum() > 1, "None of these rows has a full past; take more rows.", TooShortError)
     y = np.asarray(x)[ok,:mean.shape[1]].clip(-CLIP, CLIP).astype(float)
-    var = y.var(0)
-    share = 1 - ((y - mean[ok])**2).mean(0)/np.where(var > 0, var, np.nan)
+    about = (y**2).mean(0) # around 0, the training mean
+    share = 1 - ((y - mean[ok])**2).mean(0)/np.where(about > 0, about, np.nan)
     return pd.DataFrame(dict(channel=list(range(mean.shape[1]) if names is None else names)[:mean.shape[1]], share=share))
 
 def save_codebook(
