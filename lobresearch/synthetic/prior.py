@@ -69,7 +69,7 @@ class TokenHeads(nn.Module):
         code = F.linear(h, vectors[:self.codes], self.code_bias)
         return code, self.to_spread(a.relu()), self.to_move((b + self.spread(known(tokens[...,1], self.spreads))).relu())
 
-# %% ../../nbs/synthetic/02_prior.ipynb #ec1b9ee7
+# %% ../../nbs/synthetic/02_prior.ipynb #75537661
 class Prior(nn.Module):
     "A trunk over past tokens, and the three heads; a subclass brings the trunk and says what it remembers"
     def __init__(self,
@@ -97,9 +97,11 @@ class Prior(nn.Module):
         return self.valid(F.pad(tokens, (0, 0, R, 0), value=-1), clock)
 
     def valid(self, tokens, clock=None):
-        x = self.first(self.input(tokens[:,:-1], None if clock is None else clock[:,1:])) # the time is that of the second to come
-        h = self.drop(self.last(self.trunk(x)))
-        return self.heads(h, tokens[:,self.receptive_field:], self.input.vectors[0].weight)
+        h = self.state(tokens[:,:-1], None if clock is None else clock[:,1:]) # the time is that of the second to come
+        return self.score(h, tokens[:,self.receptive_field:])
+
+    def state(self, tokens, clock=None): return self.drop(self.last(self.trunk(self.first(self.input(tokens, clock)))))
+    def score(self, h, tokens): return self.heads(h, tokens, self.input.vectors[0].weight)
 
 def check_tokens(
     tokens, # int64, (…, 3)
