@@ -138,7 +138,7 @@ def draw(
         out[m] = np.asarray(b["values"])[np.searchsorted(np.cumsum(b["counts"])/sum(b["counts"]), u[m], side="right")]
     return out
 
-# %% ../../nbs/synthetic/00_channels.ipynb #4c40182a
+# %% ../../nbs/synthetic/00_channels.ipynb #e27698e7
 FLAT = .25 # Least standard deviation of a channel: a gap that is one tick in all but a few seconds must not count for more than the sizes
 RARE = 50 # Seconds that two neighbouring bins hold together, at least
 
@@ -163,7 +163,7 @@ def fit_channels(
     levels:int=10, # Levels a side
     spreads:int=12, # Bins of the spread, at most
     moves:int=21, # Bins of the mid's move, at most
-)->dict: # levels, tick, lot, locks, mean, std, high (of each channel), spread and move (bins); fit for JSON
+)->dict: # levels, tick, lot, locks, mean, std, high (of each channel), spread and move (bins, those of the move with `still`: see `decode`); fit for JSON
     "All that channels and tokens need to know, from training seconds only"
     train = np.asarray(train, bool)
     require(train.shape == (len(grid),), f"train must say of each of the {len(grid)} rows whether it may be learnt from; got shape {train.shape}.")
@@ -175,10 +175,20 @@ def fit_channels(
     require(len(x) > 1, f"of {len(g)} training seconds, {len(x)} have a book of {levels} levels a side; two are needed.", TooShortError)
     spread = np.rint(np.expm1(x[:,4*levels-2]))
     s |= dict(locks=bool((spread == 0).any()), mean=x.mean(0).tolist(), std=np.maximum(x.std(0), FLAT).tolist(), high=x.max(0).tolist())
-    step = _moves(grid, s)[train & np.append(False, train[:-1])] # both seconds in training
-    return s | dict(spread=fit_bins(spread, spreads, RARE), move=fit_bins(step[~np.isnan(step)], moves, RARE))
+    wide, step, both = np.subtract(*_quotes(grid, s)), _moves(grid, s), train & np.append(False, train[:-1])
+    step, change = step[both], np.diff(wide, prepend=np.nan)[both] # of seconds whose predecessor is in training too
+    known = ~np.isnan(step)
+    return s | dict(spread=fit_bins(spread, spreads, RARE), move=_with_still(fit_bins(step[known], moves, RARE), step[known], change[known]))
 
 _moves = moves # the argument of `fit_channels` has this name too
+
+def _with_still(bins, step, change):
+    "Add to each bin of the mid's move how often one of the quotes stood still, of the seconds whose change of spread allows it"
+    k, may = bin_of(step, bins), (bin_of(change, bins), bin_of(-change, bins))
+    for i,b in enumerate(bins):
+        m = (k == i) & ((may[0] == i) | (may[1] == i))
+        b["still"] = float((np.abs(step) == np.abs(change))[m].mean()) if m.any() else 0.
+    return bins
 
 # %% ../../nbs/synthetic/00_channels.ipynb #0c11a231
 def to_channels(
