@@ -138,7 +138,7 @@ def books(
     trades = np.concatenate([exact(trades[...,:2], state["lot"]), trades[...,2:]], axis=-1)
     return px[0], sz[...,:L], px[1], sz[...,L:], trades, count
 
-# %% ../../nbs/synthetic/00a_decode.ipynb #137f8553
+# %% ../../nbs/synthetic/00a_decode.ipynb #d1d055d9
 SEC, DAY = 1_000_000, 86_400_000_000
 
 def starts(
@@ -198,7 +198,8 @@ def to_grid(
     first, flow = starts(P, T, int(start_us), gap), np.reshape(trades, (-1, 4))
     ts = (first[:,None] + np.arange(T)*SEC).ravel()
     grid = pd.DataFrame(interleave(*(p.reshape(-1, L) for p in parts)), pd.Index(ts, name="ts"), book_columns(L))
-    grid = grid.assign(segment=np.repeat(first, T), buy_vol=flow[:,0], sell_vol=flow[:,1], buy_n=flow[:,2].astype(np.int32), sell_n=flow[:,3].astype(np.int32), n_updates=np.int32(0))
+    n_trades = flow[:,2:].astype(np.int32)
+    grid = grid.assign(segment=np.repeat(first, T), buy_vol=flow[:,0], sell_vol=flow[:,1], buy_n=n_trades[:,0], sell_n=n_trades[:,1], n_updates=np.int32(0))
     units, n, scale = _split(grid)
     out = np.concatenate([np.zeros((len(grid), 2)), np.full((len(grid), 3), np.nan)], axis=1)
     _sums(units, n, _prices(grid), scale, out)
@@ -226,7 +227,7 @@ def check_books(
     rules["gap"] &= ~first_rows(grid.segment)
     return {k: int(np.sum(v)) for k,v in rules.items()} | dict(books=len(grid))
 
-# %% ../../nbs/synthetic/00a_decode.ipynb #21c840a0
+# %% ../../nbs/synthetic/00a_decode.ipynb #9ff13ef9
 def _written(grid, max_stale):
     "Rows whose book a file must hold: where it was updated, at a segment's start, and at least once every `max_stale` seconds"
     w, i = (grid.n_updates.to_numpy() > 0) | first_rows(grid.segment), np.arange(len(grid))
@@ -254,7 +255,8 @@ def write_tardis(
     w, (row, side, price, amount) = _written(grid, max_stale), _trade_rows(grid)
     w |= np.append(ts[1:]//DAY != ts[:-1]//DAY, True) # a day's file ends with its last book
     new, last = np.flatnonzero(first_rows(grid.segment))[1:], np.maximum.accumulate(np.where(w, np.arange(len(w)), 0))
-    require(bool((ts[new] - ts[last[new-1]] > (max_stale + 1)*SEC).all()), f"two segments lie so close that a book carried for {max_stale} s joins them; leave a longer gap.")
+    require(bool((ts[new] - ts[last[new-1]] > (max_stale + 1)*SEC).all()),
+            f"two segments lie so close that a book carried for {max_stale} s joins them; leave a longer gap.")
     for day in np.unique(ts//DAY):
         _write_day(grid[w & (ts//DAY == day)], folder, exchange, symbol, day)
         m = ts[row]//DAY == day
