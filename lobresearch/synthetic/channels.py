@@ -138,7 +138,7 @@ def draw(
         out[m] = np.asarray(b["values"])[np.searchsorted(np.cumsum(b["counts"])/sum(b["counts"]), u[m], side="right")]
     return out
 
-# %% ../../nbs/synthetic/00_channels.ipynb #e27698e7
+# %% ../../nbs/synthetic/00_channels.ipynb #bf3605f5
 FLAT = .25 # Least standard deviation of a channel: a gap that is one tick in all but a few seconds must not count for more than the sizes
 RARE = 50 # Seconds that two neighbouring bins hold together, at least
 
@@ -163,7 +163,7 @@ def fit_channels(
     levels:int=10, # Levels a side
     spreads:int=12, # Bins of the spread, at most
     moves:int=21, # Bins of the mid's move, at most
-)->dict: # levels, tick, lot, locks, mean, std, high (of each channel), spread and move (bins, those of the move with `still`: see `decode`); fit for JSON
+)->dict: # levels, tick, lot, locks, mean, std, high (of each channel: mean, standard deviation, largest of its kind), spread and move (bins, those of the move with `still`: see `decode`); fit for JSON
     "All that channels and tokens need to know, from training seconds only"
     train = np.asarray(train, bool)
     require(train.shape == (len(grid),), f"train must say of each of the {len(grid)} rows whether it may be learnt from; got shape {train.shape}.")
@@ -174,13 +174,18 @@ def fit_channels(
     x = x[~np.isnan(x[:,0])]
     require(len(x) > 1, f"of {len(g)} training seconds, {len(x)} have a book of {levels} levels a side; two are needed.", TooShortError)
     spread = np.rint(np.expm1(x[:,4*levels-2]))
-    s |= dict(locks=bool((spread == 0).any()), mean=x.mean(0).tolist(), std=np.maximum(x.std(0), FLAT).tolist(), high=x.max(0).tolist())
+    s |= dict(locks=bool((spread == 0).any()), mean=x.mean(0).tolist(), std=np.maximum(x.std(0), FLAT).tolist(), high=_highest(x, levels))
     wide, step, both = np.subtract(*_quotes(grid, s)), _moves(grid, s), train & np.append(False, train[:-1])
     step, change = step[both], np.diff(wide, prepend=np.nan)[both] # of seconds whose predecessor is in training too
     known = ~np.isnan(step)
     return s | dict(spread=fit_bins(spread, spreads, RARE), move=_with_still(fit_bins(step[known], moves, RARE), step[known], change[known]))
 
 _moves = moves # the argument of `fit_channels` has this name too
+
+def _highest(x, levels):
+    "The largest value that any channel of a kind has had: sizes, gaps, spread, volumes, counts"
+    ends = np.cumsum([2*levels, 2*levels-2, 1, 2, 2])
+    return [float(part.max()) for part in np.split(x, ends[:-1], axis=1) if part.size for _ in range(part.shape[1])]
 
 def _with_still(bins, step, change):
     "Add to each bin of the mid's move how often one of the quotes stood still, of the seconds whose change of spread allows it"

@@ -40,7 +40,7 @@ def atoms(
         if len(column) and n.max() >= share*len(column) and n.max() > 1: out[d] = v[n.argmax()]
     return out
 
-# %% ../../nbs/synthetic/03a_residuals.ipynb #2d08023f
+# %% ../../nbs/synthetic/03a_residuals.ipynb #4d5ddfd5
 def regression(
     before, # Residuals of the second before, (rows, D)
     now, # Residuals of one channel, (rows,)
@@ -49,8 +49,9 @@ def regression(
     ridge:float=RIDGE, # Penalty, in rows
 )->np.ndarray: # (D,), absolute values summing to `LIMIT` at most
     "Ridge regression of a channel on its own past and the channels whose past goes with it most"
-    out, size = np.zeros(before.shape[1]), before.std(axis=0) + 1e-9 if len(before) else np.ones(before.shape[1])
-    go = abs(before.T @ now)/size if len(before) else np.zeros(before.shape[1])
+    size = np.sqrt((before**2).sum(axis=0)/max(len(before), 1))
+    out, size = np.zeros(len(size)), np.where(size > 0, size, 1.)
+    go = abs(before.T @ now)/size
     go[own] = np.inf
     use = np.argsort(-go, kind="stable")[:nearest]
     A = before[:,use]/size[use]
