@@ -40,17 +40,18 @@ def snapshot_form(
     flow = {f"ofi_{l+1}": ofi[:,l] for l in range(L)}
     return grid.assign(**flow, n_updates=(~same).astype(grid.n_updates.dtype), stale=same)
 
-# %% ../../nbs/synthetic/00_channels.ipynb #d2a4646f
+# %% ../../nbs/synthetic/00_channels.ipynb #684d73e3
 def lot_size(
     grid:pd.DataFrame, # In the grid contract
 )->float: # Lot, in units of size
-    "The largest step that every size, and every second's volume, is a whole multiple of"
+    "The largest step that divides every size and every second's volume; where nine decimals do not hold them, at most a thousandth of the median"
     L = depth(grid)
     x = grid[[f"{s}_sz_{l}" for s in ("ask","bid") for l in range(1, L+1)] + TRADES[:2]].to_numpy().ravel()
     x = np.unique(x[x > 0])
     require(len(x) > 0, "no level of this book has a size; its lot cannot be told.")
-    d = decimals(x)
-    return float(np.gcd.reduce(np.rint(x*10.**d).astype(np.int64)))/10.**d
+    try: d = decimals(x)
+    except ParameterError: return float(10.**np.floor(np.log10(np.median(x)/1000))) # no lot: sizes converted from another currency, say
+    return float(np.gcd.reduce(np.rint(x*10.**d).astype(np.int64))/10.**d)
 
 def whole(
     price, # Prices or sizes
@@ -67,7 +68,7 @@ def exact(
     p = 10.**decimals([step])
     return np.rint(np.asarray(count, float)*np.rint(step*p))/p
 
-# %% ../../nbs/synthetic/00_channels.ipynb #4199c0b7
+# %% ../../nbs/synthetic/00_channels.ipynb #3dd968f6
 def channel_names(
     levels:int=10, # Levels a side
 )->list: # 4*levels + 3 names
@@ -88,7 +89,8 @@ def raw_channels(
     have = depth(grid)
     require(1 <= levels <= have, f"the grid has {have} levels a side; {levels} were asked for.")
     px = [grid[[f"{s}_px_{l}" for l in range(1, levels+1)]].to_numpy() for s in ("ask","bid")]
-    sz = [whole(grid[[f"{s}_sz_{l}" for l in range(1, levels+1)]], lot) for s in ("ask","bid")]
+    sz = [grid[[f"{s}_sz_{l}" for l in range(1, levels+1)]].to_numpy() for s in ("ask","bid")]
+    sz = [np.where(q > 0, np.maximum(whole(q, lot), 1), np.nan) for q in sz]
     gaps = [np.diff(whole(px[0], tick)), -np.diff(whole(px[1], tick))]
     positive = np.concatenate([*sz, *gaps], axis=1)
     rest = np.column_stack([whole(px[0][:,0], tick) - whole(px[1][:,0], tick), whole(grid[TRADES[:2]], lot), grid[TRADES[2:]].to_numpy(float)])
@@ -138,7 +140,7 @@ def draw(
         out[m] = np.asarray(b["values"])[np.searchsorted(np.cumsum(b["counts"])/sum(b["counts"]), u[m], side="right")]
     return out
 
-# %% ../../nbs/synthetic/00_channels.ipynb #bf3605f5
+# %% ../../nbs/synthetic/00_channels.ipynb #79eaf986
 FLAT = .25 # Least standard deviation of a channel: a gap that is one tick in all but a few seconds must not count for more than the sizes
 RARE = 50 # Seconds that two neighbouring bins hold together, at least
 
@@ -163,7 +165,7 @@ def fit_channels(
     levels:int=10, # Levels a side
     spreads:int=12, # Bins of the spread, at most
     moves:int=21, # Bins of the mid's move, at most
-)->dict: # levels, tick, lot, locks, mean, std, high (of each channel: mean, standard deviation, largest of its kind), spread and move (bins, those of the move with `still`: see `decode`); fit for JSON
+)->dict: # levels, tick, lot, locks; mean, std, high (largest of its kind) of each channel; spread and move: bins, those of the move with `still` (see `decode`)
     "All that channels and tokens need to know, from training seconds only"
     train = np.asarray(train, bool)
     require(train.shape == (len(grid),), f"train must say of each of the {len(grid)} rows whether it may be learnt from; got shape {train.shape}.")

@@ -16,7 +16,7 @@ from .prior import DAY, ConvPrior, Prior, check_tokens
 
 _jit = nb.njit(nogil=True, cache=True, fastmath={"reassoc","contract"})
 
-# %% ../../nbs/synthetic/03_sampling.ipynb #a547c48e
+# %% ../../nbs/synthetic/03_sampling.ipynb #a6e1fdef
 @_jit
 def draw_token(
     scores, # float64, (values,)
@@ -24,17 +24,22 @@ def draw_token(
     temperature:float, # 0 for the most likely
 )->int: # Token
     "The token at `u` of the cumulative distribution"
-    best = np.argmax(scores)
+    best, total = 0, 0.
+    for k in range(len(scores)):
+        if scores[k] > scores[best]: best = k
     if temperature == 0: return best
-    p = np.exp((scores - scores[best])/temperature)
-    left = u*p.sum()
+    p = np.empty(len(scores))
+    for k in range(len(p)):
+        p[k] = math.exp((scores[k] - scores[best])/temperature)
+        total += p[k]
+    left = u*total
     for k in range(len(p)):
         left -= p[k]
         if left < 0: return k
     return best
 
-# %% ../../nbs/synthetic/03_sampling.ipynb #91e7e75e
-_Ends = namedtuple("_Ends", "code spread move clock timed norm norm_b code_b state state_b c_code c_spread to_spread spread_b to_move move_b")
+# %% ../../nbs/synthetic/03_sampling.ipynb #b95b25b0
+_Ends = namedtuple("_Ends", "code spread move clock timed norm norm_b code_t code_b state state_b c_code c_spread to_spread spread_b to_move move_b")
 
 def _array(w): return np.ascontiguousarray(w.detach().cpu().double().numpy())
 
@@ -44,49 +49,67 @@ def _ends(net):
     vectors += [np.zeros((n+1, vectors[0].shape[1])) for n in net.sizes[len(vectors):]]
     clock = _array(net.input.clock.weight.T) if net.clock else np.zeros((2, 1))
     m = lambda l: (_array(l.weight.T), _array(l.bias))
-    return _Ends(*vectors, clock, net.clock, _array(net.last.weight), _array(net.last.bias), _array(h.code_bias), *m(h.state), _array(h.code.weight),
-                 _array(h.spread.weight), *m(h.to_spread), *m(h.to_move))
+    return _Ends(*vectors, clock, net.clock, _array(net.last.weight), _array(net.last.bias), np.ascontiguousarray(vectors[0][:-1].T), _array(h.code_bias),
+                 *m(h.state), _array(h.code.weight), _array(h.spread.weight), *m(h.to_spread), *m(h.to_move))
 
 @_jit
 def _norm(x, w, b, out):
     "Layer norm of each path"
-    for i in range(x.shape[0]):
-        mean = x[i].sum()/x.shape[1]
-        var = 0.
-        for j in range(x.shape[1]): var += (x[i,j] - mean)**2
-        s = 1/math.sqrt(var/x.shape[1] + 1e-5)
-        for j in range(x.shape[1]): out[i,j] = (x[i,j] - mean)*s*w[j] + b[j]
+    width = x.shape[1]
+    for i in range(len(x)):
+        mean, var = 0., 0.
+        for j in range(width): mean += x[i,j]/width
+        for j in range(width): var += (x[i,j] - mean)**2/width
+        s = 1/math.sqrt(var + 1e-5)
+        for j in range(width): out[i,j] = (x[i,j] - mean)*s*w[j] + b[j]
 
 @_jit
-def _come_in(tokens, seconds, e, x):
+def _add(x, y, b):
+    "Add a layer's answer to the way around it"
+    for i in range(len(x)):
+        for j in range(x.shape[1]): x[i,j] += y[i,j] + b[j]
+
+@_jit
+def _rectify(y, b):
+    for i in range(len(y)):
+        for j in range(y.shape[1]): y[i,j] = max(y[i,j] + b[j], 0)
+
+@_jit
+def _come_in(tokens, seconds, t, e, x):
     "A second's tokens as vectors"
     for i in range(len(tokens)):
-        c, s, m = tokens[i,0], tokens[i,1], tokens[i,2]
-        x[i] = e.code[c] + e.spread[s] + e.move[m] # -1 is the last row: none
+        c, s, m = tokens[i,0], tokens[i,1], tokens[i,2] # -1 is the last row: none
+        for j in range(x.shape[1]): x[i,j] = e.code[c,j] + e.spread[s,j] + e.move[m,j]
         if e.timed:
-            a = seconds[i]*(2*math.pi/DAY)
-            x[i] += math.sin(a)*e.clock[0] + math.cos(a)*e.clock[1]
+            a = (seconds[i] + t)*(2*math.pi/DAY)
+            for j in range(x.shape[1]): x[i,j] += math.sin(a)*e.clock[0,j] + math.cos(a)*e.clock[1,j]
+
+@_jit
+def _draw_all(scores, b, u, which, temperature, tokens):
+    "One token of every path"
+    for i in range(len(scores)):
+        for j in range(len(b)): scores[i,j] += b[j]
+        tokens[i,which] = draw_token(scores[i], u[i,which], temperature)
 
 @_jit
 def _come_out(x, u, temperature, e, tokens):
     "Draw a second's tokens from the trunk's state"
-    h = np.empty_like(x)
-    _norm(x, e.norm, e.norm_b, h)
-    scores, ab, half = np.dot(h, e.code[:-1].T), np.dot(h, e.state), x.shape[1]
-    a, b = np.empty_like(x), np.empty_like(x)
-    for i in range(len(x)):
-        c = draw_token(scores[i] + e.code_b, u[i,0], temperature)
-        tokens[i,0] = c
-        a[i], b[i] = np.maximum(ab[i,:half] + e.state_b[:half] + e.c_code[c,:half], 0), ab[i,half:] + e.state_b[half:] + e.c_code[c,half:]
-    scores = np.dot(a, e.to_spread)
-    for i in range(len(x)):
-        s = draw_token(scores[i] + e.spread_b, u[i,1], temperature)
-        tokens[i,1] = s
-        b[i] = np.maximum(b[i] + e.c_spread[s], 0)
-    scores = np.dot(b, e.to_move)
-    for i in range(len(x)): tokens[i,2] = draw_token(scores[i] + e.move_b, u[i,2], temperature)
+    paths, width = x.shape
+    a, b, both = np.empty((paths, width)), np.empty((paths, width)), np.empty((paths, 2*width))
+    code, spread, move = np.empty((paths, len(e.code_b))), np.empty((paths, len(e.spread_b))), np.empty((paths, len(e.move_b)))
+    _norm(x, e.norm, e.norm_b, a)
+    np.dot(a, e.state, both)
+    _draw_all(np.dot(a, e.code_t, code), e.code_b, u, 0, temperature, tokens)
+    for i in range(paths):
+        c = tokens[i,0]
+        for j in range(width): a[i,j] = max(both[i,j] + e.state_b[j] + e.c_code[c,j], 0)
+    _draw_all(np.dot(a, e.to_spread, spread), e.spread_b, u, 1, temperature, tokens)
+    for i in range(paths):
+        c, s = tokens[i,0], tokens[i,1]
+        for j in range(width): b[i,j] = max(both[i,width+j] + e.state_b[width+j] + e.c_code[c,width+j] + e.c_spread[s,j], 0)
+    _draw_all(np.dot(b, e.to_move, move), e.move_b, u, 2, temperature, tokens)
 
-# %% ../../nbs/synthetic/03_sampling.ipynb #d86b09b9
+# %% ../../nbs/synthetic/03_sampling.ipynb #2ca2c94c
 _Conv = namedtuple("_Conv", "norm norm_b now now_b past out out_b")
 
 def _conv(net):
@@ -97,29 +120,26 @@ def _conv(net):
 @_jit
 def _conv_column(x, k, w, ring):
     "The trunk at one second; `ring` holds what layer `l` saw in the last `2**l` seconds from place `2**l - 1` on"
-    n, y, z = np.empty_like(x), np.empty_like(x), np.empty_like(x)
+    y, z = np.empty(x.shape), np.empty(x.shape)
     for l in range(len(w.norm)):
-        _norm(x, w.norm[l], w.norm_b[l], n)
-        np.dot(n, w.now[l], y)
-        place = 2**l - 1 + k % 2**l
-        np.dot(ring[place], w.past[l], z)
-        ring[place] = n
+        place = ring[2**l - 1 + k % 2**l]
+        np.dot(place, w.past[l], z)
+        _norm(x, w.norm[l], w.norm_b[l], place)
+        np.dot(place, w.now[l], y)
         for i in range(len(x)):
             for j in range(x.shape[1]): y[i,j] = max(y[i,j] + z[i,j] + w.now_b[l,j], 0)
-        np.dot(y, w.out[l], z)
-        for i in range(len(x)):
-            for j in range(x.shape[1]): x[i,j] += z[i,j] + w.out_b[l,j]
+        _add(x, np.dot(y, w.out[l], z), w.out_b[l])
 
 @_jit
 def _conv_run(prompt, u, temperature, seconds, k, e, w, ring, out):
-    "Take in the prompt's seconds, the last of them left to come, then draw as many as `u` has"
-    x = np.empty((prompt.shape[1], e.code.shape[1]))
-    for t in range(len(prompt) + len(u) - 1):
-        _come_in(prompt[t] if t < len(prompt) else out[t-len(prompt)], seconds + t, e, x)
+    "Take in the prompt's seconds, then draw as many as `u` has; the ring's place is `k` at the first of them"
+    x, P = np.empty((prompt.shape[1], e.code.shape[1])), len(prompt)
+    for t in range(P + len(u) - 1):
+        _come_in(prompt[t] if t < P else out[t-P], seconds, t, e, x)
         _conv_column(x, k+t, w, ring)
-        if t >= len(prompt)-1: _come_out(x, u[t-len(prompt)+1], temperature, e, out[t-len(prompt)+1])
+        if t >= P-1: _come_out(x, u[t-P+1], temperature, e, out[t-P+1])
 
-# %% ../../nbs/synthetic/03_sampling.ipynb #a700e86d
+# %% ../../nbs/synthetic/03_sampling.ipynb #64079144
 _Attention = namedtuple("_Attention", "norm norm_b qkv qkv_b out out_b lag second second_b up up_b down down_b")
 
 def _attention(net):
@@ -129,48 +149,55 @@ def _attention(net):
     return _Attention(*(stack(g) for g in (*n("norm"), *m("qkv"), *m("out"), lambda l: l.lag, *n("norm_b"), *m("up"), *m("down"))))
 
 @_jit
-def _look_back(q, k, lag, keys, values, y):
-    "Attention of every path over its ring: `keys` (B, heads, dim, window), `values` (B, heads, window, dim), the newest at `k % window`"
-    heads, dim, window = keys.shape[1:]
-    s, now = np.empty(window), k % window
-    for i in range(len(q)):
-        for h in range(heads):
-            for j in range(window): s[j] = lag[h, (now - j) % window]
-            for d in range(dim):
-                a = q[i, h*dim+d]/math.sqrt(dim)
-                for j in range(window): s[j] += a*keys[i,h,d,j]
-            s = np.exp(s - s.max())
-            s /= s.sum()
-            o = y[i, h*dim:(h+1)*dim]
-            o[:] = 0
-            for j in range(window):
-                for d in range(dim): o[d] += s[j]*values[i,h,j,d]
+def _look_back(q, lag, keys, values, y):
+    "Attention of one head of one path: `lag` (window,) in the ring's order, `keys` (dim, window), `values` (window, dim)"
+    dim, window = keys.shape
+    s, top, total = np.empty(window), -np.inf, 0.
+    for j in range(window): s[j] = lag[j]
+    for d in range(dim):
+        for j in range(window): s[j] += q[d]*keys[d,j]
+    for j in range(window): top = max(top, s[j])
+    for d in range(dim): y[d] = 0
+    for j in range(window):
+        p = math.exp(s[j] - top)
+        total += p
+        for d in range(dim): y[d] += p*values[j,d]
+    for d in range(dim): y[d] /= total
 
 @_jit
 def _attention_column(x, k, w, keys, values):
-    "The trunk at one second"
-    n, y, width, (heads, dim, window) = np.empty_like(x), np.empty_like(x), x.shape[1], keys.shape[2:]
+    "The trunk at one second; the newest keys and values stand at `k % window`"
+    (paths, width), (heads, dim, window), up = x.shape, keys.shape[2:], w.up_b.shape[1]
+    n, y, z, qkv, hidden, lag = np.empty(x.shape), np.empty(x.shape), np.empty(x.shape), np.empty((paths, 3*width)), np.empty((paths, up)), np.empty((heads, window))
     for l in range(len(w.norm)):
         _norm(x, w.norm[l], w.norm_b[l], n)
-        qkv = np.dot(n, w.qkv[l]) + w.qkv_b[l]
-        for i in range(len(x)):
-            keys[l,i,:,:,k%window] = qkv[i,width:2*width].copy().reshape(heads, dim)
-            values[l,i,:,k%window] = qkv[i,2*width:].copy().reshape(heads, dim)
-        _look_back(qkv, k, w.lag[l], keys[l], values[l], y)
-        x += np.dot(y, w.out[l]) + w.out_b[l]
+        np.dot(n, w.qkv[l], qkv)
+        for h in range(heads):
+            for j in range(window): lag[h,j] = w.lag[l,h,(k - j) % window]
+        for i in range(paths):
+            for h in range(heads):
+                for d in range(dim):
+                    c = h*dim + d
+                    qkv[i,c] = (qkv[i,c] + w.qkv_b[l,c])/math.sqrt(dim)
+                    keys[l,i,h,d,k%window] = qkv[i,width+c] + w.qkv_b[l,width+c]
+                    values[l,i,h,k%window,d] = qkv[i,2*width+c] + w.qkv_b[l,2*width+c]
+                _look_back(qkv[i,h*dim:(h+1)*dim], lag[h], keys[l,i,h], values[l,i,h], y[i,h*dim:(h+1)*dim])
+        _add(x, np.dot(y, w.out[l], z), w.out_b[l])
         _norm(x, w.second[l], w.second_b[l], n)
-        x += np.dot(np.maximum(np.dot(n, w.up[l]) + w.up_b[l], 0), w.down[l]) + w.down_b[l]
+        np.dot(n, w.up[l], hidden)
+        _rectify(hidden, w.up_b[l])
+        _add(x, np.dot(hidden, w.down[l], z), w.down_b[l])
 
 @_jit
 def _attention_run(prompt, u, temperature, seconds, k, e, w, keys, values, out):
     "As `_conv_run`"
-    x = np.empty((prompt.shape[1], e.code.shape[1]))
-    for t in range(len(prompt) + len(u) - 1):
-        _come_in(prompt[t] if t < len(prompt) else out[t-len(prompt)], seconds + t, e, x)
+    x, P = np.empty((prompt.shape[1], e.code.shape[1])), len(prompt)
+    for t in range(P + len(u) - 1):
+        _come_in(prompt[t] if t < P else out[t-P], seconds, t, e, x)
         _attention_column(x, k+t, w, keys, values)
-        if t >= len(prompt)-1: _come_out(x, u[t-len(prompt)+1], temperature, e, out[t-len(prompt)+1])
+        if t >= P-1: _come_out(x, u[t-P+1], temperature, e, out[t-P+1])
 
-# %% ../../nbs/synthetic/03_sampling.ipynb #88565fd8
+# %% ../../nbs/synthetic/03_sampling.ipynb #6a897239
 CHUNK = 500 # Seconds drawn between two lines on how far it is
 
 def generate(
@@ -186,7 +213,7 @@ def generate(
     prompt, u = _checked(net, steps, prompts, seed, temperature, clock)
     B, R = prompt.shape[1], len(prompt)
     seconds = np.zeros(B) if clock is None else np.asarray(clock, float)
-    out, done, width = np.empty((steps, B, 3), np.int64), 0, net.config["width"]
+    out, done, width, e = np.empty((steps, B, 3), np.int64), 0, net.config["width"], _ends(net)
     if isinstance(net, ConvPrior): run, w, rings = _conv_run, _conv(net), (np.zeros((R, B, width)),)
     else:
         c = net.config
@@ -195,7 +222,7 @@ def generate(
     while done < steps:
         n, first = min(CHUNK, steps - done), done == 0
         before = prompt if first else out[done-1:done]
-        run(before, u(n), float(temperature), seconds + done - len(before) + 1, done - len(before) + R, _ends(net), w, *rings, out[done:done+n])
+        run(before, u(n), float(temperature), seconds + done - len(before) + 1, done - len(before) + R, e, w, *rings, out[done:done+n])
         done += n
         tell(f"{done:,} of {steps:,} seconds drawn")
     return np.ascontiguousarray(out.transpose(1, 0, 2))
