@@ -140,9 +140,9 @@ def draw(
         out[m] = np.asarray(b["values"])[np.searchsorted(np.cumsum(b["counts"])/sum(b["counts"]), u[m], side="right")]
     return out
 
-# %% ../../nbs/synthetic/00_channels.ipynb #79eaf986
+# %% ../../nbs/synthetic/00_channels.ipynb #ea7580d7
 FLAT = .25 # Least standard deviation of a channel: a gap that is one tick in all but a few seconds must not count for more than the sizes
-RARE = 50 # Seconds that two neighbouring bins hold together, at least
+RARE = 50 # Seconds that two neighbouring bins hold together, at least; in a short recording, one in fifty
 
 def mid2(
     grid:pd.DataFrame, # In the grid contract
@@ -179,8 +179,8 @@ def fit_channels(
     s |= dict(locks=bool((spread == 0).any()), mean=x.mean(0).tolist(), std=np.maximum(x.std(0), FLAT).tolist(), high=_highest(x, levels))
     wide, step, both = np.subtract(*_quotes(grid, s)), _moves(grid, s), train & np.append(False, train[:-1])
     step, change = step[both], np.diff(wide, prepend=np.nan)[both] # of seconds whose predecessor is in training too
-    known = ~np.isnan(step)
-    return s | dict(spread=fit_bins(spread, spreads, RARE), move=_with_still(fit_bins(step[known], moves, RARE), step[known], change[known]))
+    known, rare = ~np.isnan(step), min(RARE, len(x)//50)
+    return s | dict(spread=fit_bins(spread, spreads, rare), move=_with_still(fit_bins(step[known], moves, rare), step[known], change[known]))
 
 _moves = moves # the argument of `fit_channels` has this name too
 

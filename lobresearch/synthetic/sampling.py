@@ -139,7 +139,7 @@ def _conv_run(prompt, u, temperature, seconds, k, e, w, ring, out):
         _conv_column(x, k+t, w, ring)
         if t >= P-1: _come_out(x, u[t-P+1], temperature, e, out[t-P+1])
 
-# %% ../../nbs/synthetic/03_sampling.ipynb #64079144
+# %% ../../nbs/synthetic/03_sampling.ipynb #04e289f3
 _Attention = namedtuple("_Attention", "norm norm_b qkv qkv_b out out_b lag second second_b up up_b down down_b")
 
 def _attention(net):
@@ -150,13 +150,13 @@ def _attention(net):
 
 @_jit
 def _look_back(q, lag, keys, values, y):
-    "Attention of one head of one path: `lag` (window,) in the ring's order, `keys` (dim, window), `values` (window, dim)"
-    dim, window = keys.shape
+    "Attention of one head of one path: `lag` (window,) in the ring's order, `keys` and `values` (window, dim)"
+    window, dim = keys.shape
     s, top, total = np.empty(window), -np.inf, 0.
-    for j in range(window): s[j] = lag[j]
-    for d in range(dim):
-        for j in range(window): s[j] += q[d]*keys[d,j]
-    for j in range(window): top = max(top, s[j])
+    for j in range(window):
+        a = lag[j]
+        for d in range(dim): a += q[d]*keys[j,d]
+        s[j], top = a, max(top, a)
     for d in range(dim): y[d] = 0
     for j in range(window):
         p = math.exp(s[j] - top)
@@ -167,7 +167,7 @@ def _look_back(q, lag, keys, values, y):
 @_jit
 def _attention_column(x, k, w, keys, values):
     "The trunk at one second; the newest keys and values stand at `k % window`"
-    (paths, width), (heads, dim, window), up = x.shape, keys.shape[2:], w.up_b.shape[1]
+    (paths, width), (heads, window, dim), up = x.shape, keys.shape[2:], w.up_b.shape[1]
     n, y, z, qkv, hidden, lag = np.empty(x.shape), np.empty(x.shape), np.empty(x.shape), np.empty((paths, 3*width)), np.empty((paths, up)), np.empty((heads, window))
     for l in range(len(w.norm)):
         _norm(x, w.norm[l], w.norm_b[l], n)
@@ -179,7 +179,7 @@ def _attention_column(x, k, w, keys, values):
                 for d in range(dim):
                     c = h*dim + d
                     qkv[i,c] = (qkv[i,c] + w.qkv_b[l,c])/math.sqrt(dim)
-                    keys[l,i,h,d,k%window] = qkv[i,width+c] + w.qkv_b[l,width+c]
+                    keys[l,i,h,k%window,d] = qkv[i,width+c] + w.qkv_b[l,width+c]
                     values[l,i,h,k%window,d] = qkv[i,2*width+c] + w.qkv_b[l,2*width+c]
                 _look_back(qkv[i,h*dim:(h+1)*dim], lag[h], keys[l,i,h], values[l,i,h], y[i,h*dim:(h+1)*dim])
         _add(x, np.dot(y, w.out[l], z), w.out_b[l])
@@ -197,7 +197,7 @@ def _attention_run(prompt, u, temperature, seconds, k, e, w, keys, values, out):
         _attention_column(x, k+t, w, keys, values)
         if t >= P-1: _come_out(x, u[t-P+1], temperature, e, out[t-P+1])
 
-# %% ../../nbs/synthetic/03_sampling.ipynb #6a897239
+# %% ../../nbs/synthetic/03_sampling.ipynb #34d1ade0
 CHUNK = 500 # Seconds drawn between two lines on how far it is
 
 def generate(
@@ -217,8 +217,8 @@ def generate(
     if isinstance(net, ConvPrior): run, w, rings = _conv_run, _conv(net), (np.zeros((R, B, width)),)
     else:
         c = net.config
-        shape = (c["layers"], B, c["heads"], width//c["heads"], c["window"])
-        run, w, rings = _attention_run, _attention(net), (np.zeros(shape), np.zeros((*shape[:3], *shape[:2:-1])))
+        shape = (c["layers"], B, c["heads"], c["window"], width//c["heads"])
+        run, w, rings = _attention_run, _attention(net), (np.zeros(shape), np.zeros(shape))
     while done < steps:
         n, first = min(CHUNK, steps - done), done == 0
         before = prompt if first else out[done-1:done]
