@@ -16,7 +16,7 @@ from ..errors import TooShortError, require
 from ..plots import OKABE_ITO, size
 from .distances import Distance, Pair, block_ids, centred
 
-# %% ../../nbs/synthetic/06b_mmd.ipynb #0b13f6c3
+# %% ../../nbs/synthetic/06b_mmd.ipynb #7b6cdbef
 SCALES = (.5, 1., 2.) # Bandwidths of the kernel, in medians of the distance between two points
 
 def bandwidth(
@@ -37,7 +37,7 @@ def kernel_sums(
     x, # Points, (points, dims), in order of block
     block, # Block of each point, 0, 1, …, (points,)
     h:float, # Bandwidth
-)->tuple: # (sums of the kernel over pairs of blocks (blocks, blocks), numbers of pairs), 0 on the diagonal
+)->tuple: # (sums of the kernel over pairs of blocks (blocks, blocks), 0 on the diagonal; points of each block)
     "Mean of Gaussian kernels of three widths, added up over all pairs of points from two different blocks"
     x, start = np.asarray(x, np.float32), np.flatnonzero(np.diff(np.asarray(block), prepend=-1))
     n, end = np.diff(np.r_[start, len(x)]).astype(float), np.r_[start[1:], len(x)]
@@ -45,20 +45,23 @@ def kernel_sums(
     for b,(i,j) in enumerate(zip(start, end)):
         d = _squares(x[i:j], x)/np.float32(-2*h*h)
         K[b] = np.add.reduceat(sum(np.exp(d/np.float32(s*s)).sum(0, dtype=float) for s in SCALES), start)/len(SCALES)
-    off = 1 - np.eye(len(start))
-    return (K + K.T)/2*off, np.outer(n, n)*off
+    return (K + K.T)/2*(1 - np.eye(len(start))), n
 
-# %% ../../nbs/synthetic/06b_mmd.ipynb #9c0a2e3a
+# %% ../../nbs/synthetic/06b_mmd.ipynb #7a8acaa7
 def mmd_squared(
     K, # Sums of the kernel over pairs of blocks, (blocks, blocks)
-    N, # Numbers of pairs
+    n, # Points of each block, (blocks,)
     X, # How often each block is in the first sample, (…, blocks)
     Y, # And in the second
 )->np.ndarray: # (…), may be below zero
     "Squared MMD from pairs of points of different blocks"
-    mean = lambda A, B: ((A@K)*B).sum(-1)/((A@N)*B).sum(-1)
-    return mean(X, X) + mean(Y, Y) - 2*mean(X, Y)
+    return _mmd_squared(X@K, Y@K, n, X, Y)
 
+def _mmd_squared(XK, YK, n, X, Y):
+    mean = lambda AK, A, B: (AK*B).sum(-1)/((A@n)*(B@n) - (A*B)@(n*n))
+    return mean(XK, X, X) + mean(YK, Y, Y) - 2*mean(XK, X, Y)
+
+# %% ../../nbs/synthetic/06b_mmd.ipynb #eddc8eb0
 class Test(NamedTuple):
     "What a permutation test found"
     mmd:float   # Root of the squared MMD, 0 where that is below zero
@@ -67,7 +70,7 @@ class Test(NamedTuple):
 
 def permutation_test(
     K, # From `kernel_sums`
-    N, # From `kernel_sums`
+    n, # From `kernel_sums`
     first, # bool (blocks,): which blocks are the first sample's
     permutations:int=500, # How many
     rng:np.random.Generator|None=None, # Where the chance comes from
@@ -76,7 +79,8 @@ def permutation_test(
     first, rng = np.asarray(first, bool), rng or np.random.default_rng(0)
     require(2 <= first.sum() <= len(first) - 2, f"Both samples need two blocks; there are {first.sum()} and {(~first).sum()}.", TooShortError)
     P = np.vstack([first, rng.permuted(np.tile(first, (permutations, 1)), axis=1)]).astype(float)
-    m = mmd_squared(K, N, P, 1 - P)
+    PK = P@K
+    m = _mmd_squared(PK, K.sum(0) - PK, n, P, 1 - P)
     return Test(float(np.sqrt(max(m[0], 0))), float((m >= m[0] - 1e-12).mean()), len(first))
 
 def mmd_test(
@@ -89,10 +93,10 @@ def mmd_test(
     "Test whether two series have one distribution"
     ids = [np.arange(len(s))*max(1, round(len(s)/block))//len(s) for s in (x, y)]
     both = np.concatenate([x, y])
-    K, N = kernel_sums(both, np.r_[ids[0], ids[1] + ids[0][-1] + 1], bandwidth(both))
-    return permutation_test(K, N, np.arange(len(K)) <= ids[0][-1], permutations, rng)
+    K, n = kernel_sums(both, np.r_[ids[0], ids[1] + ids[0][-1] + 1], bandwidth(both))
+    return permutation_test(K, n, np.arange(len(K)) <= ids[0][-1], permutations, rng)
 
-# %% ../../nbs/synthetic/06b_mmd.ipynb #d310b561
+# %% ../../nbs/synthetic/06b_mmd.ipynb #5896eee8
 def halves(
     blocks:int, # How many there are
     together:int, # Neighbouring blocks that stay together
@@ -105,23 +109,25 @@ def halves(
     return np.repeat(side, together, axis=1)[:,:blocks]
 
 def size_check(
-    x, # One series, (points, dims), in order of time
+    series:list, # Series, each (points, dims) in order of time
     blocks:tuple=(1, 60), # Points of a block, for each test
     stretch:int=120, # Points that are given to one half together; more than a block, or longer memory stays unseen
-    repeats:int=200, # Splits
+    repeats:int=200, # Splits of each series
     permutations:int=200, # Of each test
     level:float=.05, # Of the test
     seed:int=0, # Of splits and permutations
-)->pd.DataFrame: # block, rate, low, high (95 %, Clopper and Pearson), repeats
+)->pd.DataFrame: # block, rate, low, high (95 %, Clopper and Pearson: of the splits, not of the series), splits
     "How often the test tells halves of one series apart"
-    require(len(x) >= 4*stretch, f"{len(x)} points make no four stretches of {stretch}.", TooShortError)
-    h, rows = bandwidth(x), []
+    for x in series: require(len(x) >= 4*stretch, f"{len(x)} points make no four stretches of {stretch}.", TooShortError)
+    rows, hs = [], [bandwidth(x) for x in series]
     for b in blocks:
-        rng, together = np.random.default_rng([seed, b]), max(1, round(stretch/b))
-        K, N = kernel_sums(x, np.arange(len(x))//b, h)
-        p = np.array([permutation_test(K, N, first, permutations, rng).p for first in halves(len(K), together, repeats, rng)])
-        ci = binomtest(int((p <= level).sum()), repeats).proportion_ci()
-        rows.append(dict(block=b, rate=float((p <= level).mean()), low=ci.low, high=ci.high, repeats=repeats))
+        rng, p = np.random.default_rng([seed, b]), []
+        for x,h in zip(series, hs):
+            K, n = kernel_sums(x, np.arange(len(x))//b, h)
+            p += [permutation_test(K, n, first, permutations, rng).p for first in halves(len(K), max(1, round(stretch/b)), repeats, rng)]
+        found = int((np.array(p) <= level).sum())
+        ci = binomtest(found, len(p)).proportion_ci()
+        rows.append(dict(block=b, rate=found/len(p), low=ci.low, high=ci.high, splits=len(p)))
     return pd.DataFrame(rows)
 
 # %% ../../nbs/synthetic/06b_mmd.ipynb #03264d6d
@@ -165,7 +171,7 @@ def points(
         out.append((z[use], block, outer[use][first]))
     return out
 
-# %% ../../nbs/synthetic/06b_mmd.ipynb #86f56e6d
+# %% ../../nbs/synthetic/06b_mmd.ipynb #26ecf5bb
 def mmd(
     pair:Pair, # Two grids
     permutations:int=500, # Of the test
@@ -176,8 +182,8 @@ def mmd(
     except TooShortError: return Distance("sample", "mmd", "state of the book", *(np.nan,)*3)
     n, both = len(u), np.concatenate([x, y])
     if min(n, len(w)) < 2 or not np.ptp(both, 0).any(): return Distance("sample", "mmd", "state of the book", *(np.nan,)*3)
-    K, N = kernel_sums(both, np.r_[i, j + n], bandwidth(both))
-    test = permutation_test(K, N, np.arange(len(K)) < n, permutations, np.random.default_rng([seed, len(K)]))
+    K, n = kernel_sums(both, np.r_[i, j + n], bandwidth(both))
+    test = permutation_test(K, n, np.arange(len(K)) < n, permutations, np.random.default_rng([seed, len(K)]))
     fill = lambda a, b: np.concatenate([a, b], -1)
     f = lambda A, B: np.sqrt(np.maximum(mmd_squared(K, N, fill(A[...,u], 0*B[...,w]), fill(0*A[...,u], B[...,w])), 0))
     sums = [np.eye(b) for b in pair.blocks] # the weights themselves
