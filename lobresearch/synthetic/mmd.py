@@ -171,7 +171,7 @@ def points(
         out.append((z[use], block, outer[use][first]))
     return out
 
-# %% ../../nbs/synthetic/06b_mmd.ipynb #26ecf5bb
+# %% ../../nbs/synthetic/06b_mmd.ipynb #b4c92254
 def mmd(
     pair:Pair, # Two grids
     permutations:int=500, # Of the test
@@ -180,11 +180,11 @@ def mmd(
     "MMD between a recording and a market, its interval, and the p of the test in which blocks change places"
     try: (x, i, u), (y, j, w) = points(pair)
     except TooShortError: return Distance("sample", "mmd", "state of the book", *(np.nan,)*3)
-    n, both = len(u), np.concatenate([x, y])
-    if min(n, len(w)) < 2 or not np.ptp(both, 0).any(): return Distance("sample", "mmd", "state of the book", *(np.nan,)*3)
-    K, n = kernel_sums(both, np.r_[i, j + n], bandwidth(both))
-    test = permutation_test(K, n, np.arange(len(K)) < n, permutations, np.random.default_rng([seed, len(K)]))
+    first, both = len(u), np.concatenate([x, y])
+    if min(first, len(w)) < 2 or not np.ptp(both, 0).any(): return Distance("sample", "mmd", "state of the book", *(np.nan,)*3)
+    K, n = kernel_sums(both, np.r_[i, j + first], bandwidth(both))
+    test = permutation_test(K, n, np.arange(len(K)) < first, permutations, np.random.default_rng([seed, len(K)]))
     fill = lambda a, b: np.concatenate([a, b], -1)
-    f = lambda A, B: np.sqrt(np.maximum(mmd_squared(K, N, fill(A[...,u], 0*B[...,w]), fill(0*A[...,u], B[...,w])), 0))
+    f = lambda A, B: np.sqrt(np.maximum(mmd_squared(K, n, fill(A[...,u], 0*B[...,w]), fill(0*A[...,u], B[...,w])), 0))
     sums = [np.eye(b) for b in pair.blocks] # the weights themselves
     return Distance("sample", "mmd", "state of the book", *centred(f, sums, pair.weights, test.mmd), test.p)

@@ -193,7 +193,7 @@ def banded(
     w = (q.unflatten(2, (-1, block)) @ k*dim**-.5 + bias[:,None]).softmax(-1)
     return (w @ v.transpose(-1, -2)).flatten(2, 3)[:,:,:T]
 
-# %% ../../nbs/synthetic/02_prior.ipynb #0a0b9ae4
+# %% ../../nbs/synthetic/02_prior.ipynb #7fcf953b
 class AttentionPrior(Prior):
     "A small Transformer over the last seconds' tokens"
     def __init__(self,
@@ -210,7 +210,8 @@ class AttentionPrior(Prior):
                  hide:float=0., # Share of the past seconds that count as missing in training
                 ):
         super().__init__(codes, spreads, moves, width, dropout, clock, codes_only, hide)
-        require(min(window, layers, heads) >= 1 and width % heads == 0, f"window, layers and heads must be 1 or more and heads divide width; got {window}, {layers}, {heads} and {width}.")
+        require(min(window, layers, heads) >= 1 and width % heads == 0,
+                f"window, layers and heads must be 1 or more and heads divide width; got {window}, {layers}, {heads} and {width}.")
         self.config |= dict(window=window, layers=layers, heads=heads)
         self.layers = nn.ModuleList(AttentionLayer(width, window, heads, dropout) for _ in range(layers))
         self.receptive_field = 1 + layers*(window - 1)

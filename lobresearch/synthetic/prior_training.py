@@ -100,7 +100,7 @@ def times(
     if clock is None: return None
     return torch.as_tensor(np.asarray(clock, float)[which][:,None] + np.arange(-context, targets))
 
-# %% ../../nbs/synthetic/02a_prior_training.ipynb #8d17e894
+# %% ../../nbs/synthetic/02a_prior_training.ipynb #e03a9a20
 DEFAULTS = dict(epochs=30, patience=4, stretches=8, targets=256, lr=2e-3, weight_decay=.01, clip=1., average=.99)
 
 def fit_prior(
@@ -118,12 +118,12 @@ def fit_prior(
     while not run.over():
         run.note(run.epoch())
         h = run.history[-1]
-        tell(f"epoch {h['epoch']}/{run.p['epochs']}, {h['loss']:.3f} nats a second in training, {h['valid_loss']:.3f} in validation, of which the code {h['valid_code']:.3f}")
+        tell(f"epoch {h['epoch']}/{run.p['epochs']}, nats a second {h['loss']:.3f} in training, {h['valid_loss']:.3f} in validation ({h['valid_code']:.3f} for the code)")
     net.load_state_dict(run.best)
     net.eval()
     return run.history
 
-# %% ../../nbs/synthetic/02a_prior_training.ipynb #82c9d00b
+# %% ../../nbs/synthetic/02a_prior_training.ipynb #66109d98
 class Fit:
     "A prior being fitted"
     def __init__(self, net, tokens, segment, role, seed, clock=None, **params):
@@ -141,7 +141,13 @@ class Fit:
         self.optim = torch.optim.AdamW(net.parameters(), lr=self.p["lr"], weight_decay=self.p["weight_decay"], fused=True)
         self.history, self.wait, self.best, self.steps = [], 0, {}, 0
 
-    def step(self, which):
+    def rate(self, i, n):
+        "Learning rate at step `i` of `n` of an epoch: up over the first epoch, then down in a line to nought"
+        e = len(self.history) + i/n
+        return self.p["lr"]*min(e + 1/n, 1 - (e - 1)/(self.p["epochs"] - 1) if self.p["epochs"] > 1 else 1)
+
+    def step(self, which, lr):
+        self.optim.param_groups[0]["lr"] = lr
         R, n = self.net.receptive_field, self.p["targets"]
         t, _ = gather(self.seen, self.segment, which, R, n)
         l = losses(self.net.valid(t, times(self.clock, which, R, n)), t[:,R:])
@@ -163,7 +169,7 @@ class Fit:
         self.net.train()
         with torch.random.fork_rng():
             torch.manual_seed(self.seed*1_000_003 + e)
-            l = torch.stack([self.step(np.sort(todo[i:i+p["stretches"]])) for i in range(0, len(todo), p["stretches"])]).mean(0)
+            l = torch.stack([self.step(np.sort(todo[i:i+p["stretches"]]), self.rate(i, len(todo))) for i in range(0, len(todo), p["stretches"])]).mean(0)
         require(bool(l.isfinite().all()), f"Training went astray in epoch {e+1}: its loss is {float(l.sum())}. Try a smaller lr.", LobError)
         v = np.nan_to_num(np.nanmean(nats(self.mean, self.tokens, self.segment, self.valid, self.clock)[self.valid], 0))
         return dict(epoch=e+1, loss=float(l.sum()), train_code=float(l[0]), valid_loss=float(v.sum()), valid_code=float(v[0]), valid_spread=float(v[1]),
@@ -173,8 +179,6 @@ class Fit:
         better = h["valid_loss"] < min((o["valid_loss"] for o in self.history), default=math.inf)
         self.history.append(h)
         if better: self.wait, self.best = 0, {k: v.detach().clone() for k,v in self.mean.state_dict().items()}
-        else:
-            self.wait += 1
-            if self.wait % 2 == 0: self.optim.param_groups[0]["lr"] /= 2
+        else: self.wait += 1
 
     def over(self): return len(self.history) >= self.p["epochs"] or self.wait >= self.p["patience"]
