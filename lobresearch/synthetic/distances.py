@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['STATISTICS', 'MEMORY', 'AT_ONCE', 'CELLS', 'BARS', 'best_size', 'views', 'block_ids', 'block_weights', 'tally',
            'block_sums', 'Distance', 'centred', 'Pair', 'wasserstein', 'kolmogorov', 'histogram_l1', 'cells', 'bars',
-           'in_bars', 'marginal', 'distance_table']
+           'in_bars', 'marginal', 'distance_table', 'summary']
 
 # %% ../../nbs/synthetic/06_distances.ipynb #2aeb2242
 from typing import NamedTuple
@@ -251,16 +251,28 @@ def marginal(
                  pair.centred(histogram_l1, H))
     return [Distance("marginal", m, name, *d) for m,d in zip(("w1","ks","l1"), found)]
 
-# %% ../../nbs/synthetic/06_distances.ipynb #9c88b5cd
+# %% ../../nbs/synthetic/06_distances.ipynb #2687794c
 def distance_table(
     real:pd.DataFrame, # Recorded grid in snapshot form: the test block
     market:pd.DataFrame, # Generated grid, whose segments are its paths; or another block of the recording, for the reference
     tick:float|None=None, # Price step; that of the real book if None
     resamples:int=200, # Of the intervals
     block:int=600, # Seconds of a block
-    seed:int=0, # Of the resamples
+    seed:int=0, # Of the resamples and permutations
+    codes:tuple|None=None, # Codes of the recording's rows and of the market's, -1 where there is none; not compared if None
+    facts:tuple|None=None, # `fact_list` of the recording and of the market; not compared if None
 )->pd.DataFrame: # The columns of `Distance`
     "All distances between a recording and a market"
+    from lobresearch.synthetic.conditionals import beside, dependences, facts_apart # they build on this module
+    from lobresearch.synthetic.mmd import mmd
     pair = Pair(real, market, tick, resamples, block, seed)
-    rows = [d for name in STATISTICS for d in marginal(pair, name)]
-    return pd.DataFrame(rows, columns=Distance._fields)
+    rows = [d for name in STATISTICS for d in marginal(pair, name)] + dependences(pair, codes) + [mmd(pair, seed=seed)]
+    return pd.DataFrame(rows + ([facts_apart(beside(*facts))] if facts is not None else []), columns=Distance._fields)
+
+def summary(
+    table:pd.DataFrame, # From `distance_table`
+)->pd.DataFrame: # group, measure, value (mean over statistics), worst (statistic), distances
+    "A line a measure: the mean over its statistics, and the statistic that is worst"
+    t = table[table.value.notna()]
+    worst = t.loc[t.groupby(["group","measure"], sort=False).value.idxmax()].set_index(["group","measure"]).statistic
+    return t.groupby(["group","measure"], sort=False).value.agg(value="mean", distances="size").assign(worst=worst).reset_index()

@@ -41,23 +41,29 @@ def atoms(
         if len(column) and n.max() >= share*len(column) and n.max() > 1: out[d] = v[n.argmax()]
     return out
 
-# %% ../../nbs/synthetic/03a_residuals.ipynb #4d5ddfd5
+# %% ../../nbs/synthetic/03a_residuals.ipynb #17b2bc7b
 def regression(
     before, # Residuals of the second before, (rows, D)
     now, # Residuals of one channel, (rows,)
     own:int, # Which channel
+    means=None, # Its means in the second before and now, (rows, 2); left out if None
     nearest:int=NEAREST, # Channels used
     ridge:float=RIDGE, # Penalty, in rows
-)->np.ndarray: # (D,), absolute values summing to `LIMIT` at most
-    "Ridge regression of a channel on its own past and the channels whose past goes with it most"
-    size = np.sqrt((before**2).sum(axis=0)/max(len(before), 1))
-    out, size = np.zeros(len(size)), np.where(size > 0, size, 1.)
-    go = abs(before.T @ now)/size
-    go[own] = np.inf
-    use = np.argsort(-go, kind="stable")[:nearest]
-    A = before[:,use]/size[use]
-    out[use] = np.linalg.solve(A.T @ A + ridge*np.eye(len(use)), A.T @ now)/size[use]
-    return out*min(1., LIMIT/max(abs(out).sum(), 1e-12))
+)->np.ndarray: # (D + 2,): coefficients of the residuals, absolute values summing to `LIMIT` at most, and of the means
+    "Ridge regression of a channel on its own past, the channels whose past goes with it most, and its means"
+    X = np.concatenate([before, np.zeros((len(before), 2)) if means is None else means], axis=1)
+    D, size = before.shape[1], np.sqrt((X**2).sum(axis=0)/max(len(X), 1))
+    out, size = np.zeros(D + 2), np.where(size > 0, size, 1.)
+    go = abs(X.T @ now)/size
+    go[[own,D,D+1]] = np.inf
+    use = np.argsort(-go, kind="stable")[:nearest + 2]
+    A = X[:,use]/size[use]
+    penalty = ridge*np.eye(len(use)) if ridge else 1e-9*np.eye(len(use))
+    out[use] = np.linalg.solve(A.T @ A + penalty, A.T @ now)/size[use]
+    out[own] = np.clip(out[own], -LIMIT, LIMIT)
+    others = np.delete(np.arange(D), own)
+    out[others] *= min(1., (LIMIT - abs(out[own]))/max(abs(out[others]).sum(), 1e-12))
+    return out
 
 def radius(
     phi, # (regimes, D, D)
@@ -93,11 +99,12 @@ def sources(
         out[:,g:g+G] = np.where(there, frm + g, out[:,g:g+G])
     return out
 
-# %% ../../nbs/synthetic/03a_residuals.ipynb #87cfa717
+# %% ../../nbs/synthetic/03a_residuals.ipynb #676d9a53
 @dataclass
 class Residuals:
     "What is needed to simulate, all of it from training seconds"
-    phi:np.ndarray # float32 (3, D, D): coefficients after a fall, no move and a rise of the mid
+    phi:np.ndarray # float32 (3, D, D): coefficients of the residuals after a fall, no move and a rise of the mid
+    pull:np.ndarray # float32 (3, 2, D): of the means of the second before and of now
     value:np.ndarray # float32 (donors, D): innovation, or the value itself where it is taken whole
     kind:np.ndarray # uint8 (donors, D): COPIED, TO_ATOM, WHOLE or LINEAR, and WAS_ATOM
     source:np.ndarray # int16 (donors, D): channel that a copied one is copied from, -1 where it is not copied
@@ -136,7 +143,12 @@ def _copies(now, before, state):
     raw = [np.rint((v*scale[0] + scale[1])*1e4) for v in (now.astype(float), before.astype(float))]
     return sources(*raw, state["levels"]), scale.astype(np.float32)
 
-# %% ../../nbs/synthetic/03a_residuals.ipynb #7839d987
+# %% ../../nbs/synthetic/03a_residuals.ipynb #5c01bef5
+def _fit(e0, e, mean0, mean, d, rows):
+    "One channel in one regime"
+    at = np.flatnonzero(rows)
+    return regression(e0[at], e[at,d], d, np.stack([mean0[at,d], mean[at,d]], 1))
+
 def fit_residuals(
     x, # Standardised channels, float32 (rows, D), NaN where a row cannot be used
     mean, # Decoded mean of them, float32 (rows, D)
@@ -159,11 +171,13 @@ def fit_residuals(
     if drawn: atom[-drawn:] = np.nan
     source, scale = _copies(now, before, state)
     kind, e, e0 = _kinds(now, before, source, atom, drawn), (now - mean[at]).astype(float), (before - mean[at-1]).astype(float)
-    phi = np.array([[regression(e0[m], e[m,d], d) for d,m in enumerate(((kind == LINEAR) & (sign == r)[:,None]).T)] for r in (-1,0,1)])
-    u = e - np.einsum("ijk,ik->ij", phi[sign+1], e0)
+    fits = np.array([[_fit(e0, e, mean[at-1], mean[at], d, (kind[:,d] & 3 == LINEAR) & (sign == r)) for d in range(D)] for r in (-1,0,1)])
+    phi, pull = fits[...,:D], fits[...,D:].transpose(0, 2, 1)
+    u = e.copy()
+    for r in (-1,0,1): m = sign == r; u[m] -= e0[m] @ phi[r+1].T + mean[at-1][m]*pull[r+1,0] + mean[at][m]*pull[r+1,1]
     value = np.where(kind & 3 == LINEAR, u, now)
     seen = x[np.asarray(train, bool) & np.isfinite(x).all(1)]
-    return Residuals(phi.astype(np.float32), value.astype(np.float32), kind, source, codes[at].astype(np.int32), (codes[at] != codes[at-1]).astype(np.uint8),
+    return Residuals(phi.astype(np.float32), pull.astype(np.float32), value.astype(np.float32), kind, source, codes[at].astype(np.int32), (codes[at] != codes[at-1]).astype(np.uint8),
                      sign, atom, seen.min(0), seen.max(0), scale, drawn)
 
 # %% ../../nbs/synthetic/03a_residuals.ipynb #6f4036cf
@@ -190,7 +204,7 @@ class Donors:
             first = np.where(take, level*n + (np.cumsum(have) - have)[key], first); count = np.where(take, have[key], count)
         return first, count
 
-# %% ../../nbs/synthetic/03a_residuals.ipynb #0bb0b063
+# %% ../../nbs/synthetic/03a_residuals.ipynb #f76f90f5
 @nb.njit(cache=True)
 def _uniform(state, p):
     "A number in [0, 1) from splitmix64 (Steele, Lea and Flood 2014), one stream a path"
@@ -210,7 +224,7 @@ def _other(d, was, j, first, n, order, kind, still, pool, pool_first, pool_n, st
     return -1 if n == 0 else pool[pool_first[d,int(was)] + np.int64(_uniform(state, p)*n)]
 
 @nb.njit(cache=True)
-def _walk(mean, x, out, sign, first, count, order, phi, value, kind, source, scale, still, atom, low, high, fixed, pool, pool_first, pool_n, state):
+def _walk(mean, x, out, sign, first, count, order, phi, pull, value, kind, source, scale, still, atom, low, high, fixed, pool, pool_first, pool_n, state):
     "Fill `out`, path by path"
     P, T, D = mean.shape
     e = np.empty(D, np.float32)
@@ -226,13 +240,14 @@ def _walk(mean, x, out, sign, first, count, order, phi, value, kind, source, sca
                 if what == COPIED and k == d: out[p,t,d] = x[p,d]; continue
                 if what == COPIED: v = (x[p,k]*scale[0,k] + scale[1,k] - scale[1,d])/scale[0,d]
                 elif what == LINEAR:
-                    v = mean[p,t,d] + value[i,d]
-                    for k in range(D): v += phi[sign[p,t]+1,d,k]*e[k]
+                    r = sign[p,t] + 1
+                    v = mean[p,t,d]*(1 + pull[r,1,d]) + mean[p,max(t-1, 0),d]*pull[r,0,d] + value[i,d]
+                    for k in range(D): v += phi[r,d,k]*e[k]
                 else: v = atom[d] if what == TO_ATOM else value[i,d]
                 out[p,t,d] = min(max(v, low[d]), high[d])
             for d in range(D): x[p,d] = out[p,t,d]
 
-# %% ../../nbs/synthetic/03a_residuals.ipynb #39a97051
+# %% ../../nbs/synthetic/03a_residuals.ipynb #831ca064
 def _pools(res, still):
     "Seconds in which the book changed, for each channel and whether it was at its atom"
     was, rows = res.kind >= WAS_ATOM, ~still
@@ -260,5 +275,5 @@ def simulate(
     fixed = mean.shape[2] - res.drawn
     still, donors = (res.source[:,:fixed] == np.arange(fixed)).all(1), Donors(res)
     state = rng.integers(2**64, size=len(mean), dtype=np.uint64)
-    _walk(mean, x, out, sign, *donors.of(codes, changed, sign), donors.order, res.phi, res.value, res.kind, res.source, res.scale, still, res.atom, res.low, res.high, fixed, *_pools(res, still), state)
+    _walk(mean, x, out, sign, *donors.of(codes, changed, sign), donors.order, res.phi, res.pull, res.value, res.kind, res.source, res.scale, still, res.atom, res.low, res.high, fixed, *_pools(res, still), state)
     return out
