@@ -150,7 +150,7 @@ def arm_sets(
                 out.append(s.rename_axis("arm").reset_index().assign(share=share, mode=mode, horizon=h))
     return pd.concat(out, ignore_index=True)[["share","mode","horizon","arm","loss","p","inside"]]
 
-# %% ../../nbs/synthetic/08a_augment_scores.ipynb #1b546899
+# %% ../../nbs/synthetic/08a_augment_scores.ipynb #94290fc5
 def _num(x, f="+.3f"): return format(x, f).replace("-", "−")
 
 def verdict_words(
@@ -173,8 +173,8 @@ def _said(r):
     far = f"; a difference of {r.detectable:.3f} would have been seen four times in five" if np.isfinite(r.detectable) else ""
     return f"is **not told apart** from real data alone, {d}{far}"
 
-BOUND = {"helps": "there is something for a generator to bring", "hurts": "the training itself is in the way", "too short to say": "the test block is too short to say more",
-         "not told apart": "not even the best of generators could be seen to help here"}
+BOUND = {"helps": "there is something for a generator to bring", "hurts": "the training itself is in the way",
+         "too short to say": "the test block is too short to say more", "not told apart": "not even the best of generators could be seen to help here"}
 
 def bound_words(
     table:pd.DataFrame, # From `difference_table`
