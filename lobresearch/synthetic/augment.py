@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['ARMS', 'MARKETS', 'DEFAULTS', 'recent', 'market_rows', 'jittered', 'batches', 'fit_arm', 'has_market', 'make_arms',
-           'arm_split', 'arm_rows', 'run_arm', 'as_trials']
+           'arm_split', 'too_short', 'arm_rows', 'run_arm', 'as_trials']
 
 # %% ../../nbs/synthetic/08_augment.ipynb #eff97f28
 import functools, importlib, json, math, os
@@ -170,7 +170,7 @@ def make_arms(
     budgets = [p["steps"], 2*p["steps"]]
     return [dict(about, share=float(s), arm=a, seed=seed+k, budgets=budgets, **own.get(a, {})) for s in shares for a in arms for k in range(seeds)]
 
-# %% ../../nbs/synthetic/08_augment.ipynb #0fb35186
+# %% ../../nbs/synthetic/08_augment.ipynb #d1314178
 def arm_split(
     item:dict, # From `make_arms`
     root, # Folder that holds artifacts/
@@ -183,6 +183,19 @@ def arm_split(
     check_length(split, item["symbol"] if item["share"] == 1 else f"{item['share']:.0%} of the training rows of {item['symbol']}", past)
     return split
 
+def too_short(
+    items, # From `make_arms`, of one symbol
+    root, # Folder that holds artifacts/
+    levels:int, # Levels of the grid's book
+)->dict: # Share to a sentence, for those that cannot be trained on
+    "Why there are too few rows of a share, known before any work"
+    out = {}
+    for i in {i["share"]: i for i in items}.values():
+        try: arm_split(i, root, levels)
+        except TooShortError as e: out[i["share"]] = str(e)
+    return out
+
+# %% ../../nbs/synthetic/08_augment.ipynb #69666edb
 @functools.lru_cache(1)
 def _real(key, root):
     "Grid in snapshot form, and rows"
@@ -199,8 +212,13 @@ def _added(key, arm, own, root):
     (grid, rows), item, own = _real(key, root), json.loads(key), json.loads(own)
     if arm == "real": return None
     if arm == "jitter": return jittered(rows, own["sd"])
-    if arm == "bootstrap": return market_rows(bootstrap_market(grid, rows.role == "train", **own["blocks"], tick=rows.state["tick"]), rows)
+    if arm == "bootstrap": return market_rows(bootstrap_market(grid, rows.role == "train", **_blocks(rows, **own["blocks"]), tick=rows.state["tick"]), rows)
     return market_rows(load_grid(Path(root)/"artifacts/synthetic/markets"/arm, item["symbol"]), rows)
+
+def _blocks(rows, paths, steps, block):
+    "Blocks of the wanted length where the training rows hold ten of them in one run, else of a tenth of the longest run"
+    longest = max((b - a for a,b in runs(rows.segment, rows.role == "train")), default=0)
+    return dict(paths=paths, steps=steps, block=max(min(block, longest//10), 1))
 
 def arm_rows(
     item:dict, # From `make_arms`

@@ -140,7 +140,7 @@ def draw(
         out[m] = np.asarray(b["values"])[np.searchsorted(np.cumsum(b["counts"])/sum(b["counts"]), u[m], side="right")]
     return out
 
-# %% ../../nbs/synthetic/00_channels.ipynb #ea7580d7
+# %% ../../nbs/synthetic/00_channels.ipynb #620048a6
 FLAT = .25 # Least standard deviation of a channel: a gap that is one tick in all but a few seconds must not count for more than the sizes
 RARE = 50 # Seconds that two neighbouring bins hold together, at least; in a short recording, one in fifty
 
@@ -191,7 +191,8 @@ def _highest(x, levels):
 
 def _with_still(bins, step, change):
     "Add to each bin of the mid's move how often one of the quotes stood still, of the seconds whose change of spread allows it"
-    k, may = bin_of(step, bins), (bin_of(change, bins), bin_of(-change, bins))
+    seen = lambda v: np.where((v >= bins[0]["lo"]) & (v <= bins[-1]["values"][-1]), v, np.nan)
+    k, may = bin_of(step, bins), [bin_of(seen(v), bins) for v in (change, -change)]
     for i,b in enumerate(bins):
         m = (k == i) & ((may[0] == i) | (may[1] == i))
         b["still"] = float((np.abs(step) == np.abs(change))[m].mean()) if m.any() else 0.

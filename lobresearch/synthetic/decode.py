@@ -16,7 +16,7 @@ from ..data.tape import decimals, tape_name, write_book, write_trades
 from ..errors import require
 from .channels import depth, exact, first_rows, snapshot_form, whole
 
-# %% ../../nbs/synthetic/00a_decode.ipynb #553ddc3d
+# %% ../../nbs/synthetic/00a_decode.ipynb #0171c598
 def _flat(bins):
     "Bins as arrays: lo and hi of each; values and their distribution function, by parity; where each bin's begin and end; still"
     lo = [b["lo"] for b in bins]
@@ -40,7 +40,7 @@ def _pick(val, cum, a, b, u):
 def _move(k, known, d, odd, coin, u, lo, hi, span, val, cum, still):
     "A move from bin k of parity `odd`, and whether there is none of that parity; `d` is the spread's change, where it is known"
     for v in ((d, -d) if coin else (-d, d)):
-        if known and (k == 0 or v >= lo[k]) and (k == len(lo)-1 or v <= hi[k]) and v % 2 == odd:
+        if known and lo[k] <= v <= hi[k] and v % 2 == odd:
             if u < still[k]: return v, False
             u = (u - still[k])/(1 - still[k])
             break
@@ -213,7 +213,7 @@ def to_grid(
     more = dict(zip(("buy_vol","sell_vol","vwap","high","low"), out.T, strict=True))
     return snapshot_form(grid.assign(**more))[grid_columns(L)]
 
-# %% ../../nbs/synthetic/00a_decode.ipynb #66882533
+# %% ../../nbs/synthetic/00a_decode.ipynb #63ac1877
 def check_books(
     grid:pd.DataFrame, # In the grid contract
     tick:float|None=None, # Units of price; None: prices may be anything
@@ -229,7 +229,7 @@ def check_books(
     rules = dict(missing=np.isnan(p).any(1) | np.isnan(sz).any(1), crossed=p[:,L] > p[:,0], locked=p[:,L] == p[:,0],
                  unsorted=((np.diff(px[0]) <= 0) | (np.diff(px[1]) >= 0)).any(1), size=(sz <= 0).any(1), price=(p <= 0).any(1),
                  off_tick=off(p, tick), off_lot=off(sz, lot), trades=((n > 0) != (vol > 0)).any(1),
-                 vwap=~((grid.low <= grid.vwap*(1+1e-12)) & (grid.vwap*(1-1e-12) <= grid.high)).to_numpy() & (n.sum(1) > 0),
+                 vwap=~((grid.low <= grid.vwap*(1+1e-9)) & (grid.vwap*(1-1e-9) <= grid.high)).to_numpy() & (n.sum(1) > 0),
                  snapshot=(s.n_updates != grid.n_updates) | (s.stale != grid.stale), gap=np.diff(grid.index, prepend=grid.index[0] - SEC) != SEC)
     rules["gap"] &= ~first_rows(grid.segment)
     return {k: int(np.sum(v)) for k,v in rules.items()} | dict(books=len(grid))

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['SCALES', 'COLUMNS', 'EVERY', 'MOST', 'FAR', 'bandwidth', 'kernel_sums', 'mmd_squared', 'Test', 'permutation_test',
-           'mmd_test', 'halves', 'size_check', 'fig_size', 'points', 'mmd']
+           'mmd_test', 'halves', 'size_check', 'fig_size', 'points', 'mmd', 'real_size']
 
 # %% ../../nbs/synthetic/06b_mmd.ipynb #83e591c5
 from typing import NamedTuple
@@ -188,3 +188,15 @@ def mmd(
     f = lambda A, B: np.sqrt(np.maximum(mmd_squared(K, n, fill(A[...,u], 0*B[...,w]), fill(0*A[...,u], B[...,w])), 0))
     sums = [np.eye(b) for b in pair.blocks] # the weights themselves
     return Distance("sample", "mmd", "state of the book", *centred(f, sums, pair.weights, test.mmd), test.p)
+
+# %% ../../nbs/synthetic/06b_mmd.ipynb #960e3044
+def real_size(
+    pair:Pair, # Two grids, of which the recording is used
+    repeats:int=100, # Splits
+    permutations:int=100, # Of each test
+    seed:int=0, # Of both
+)->pd.DataFrame: # block (seconds), rate, low, high, splits
+    "How often the test of 5 % tells halves of the recording apart, with single points and with blocks that change places"
+    x, block, _ = points(pair)[0]
+    b = max(1, len(x)//(int(block[-1]) + 1))
+    return size_check([x], (1, b), 2*b, repeats, permutations, seed=seed).assign(block=[EVERY, pair.seconds])
