@@ -17,7 +17,7 @@ from ..market.labels import labels
 from ..market.splits import chronological, load_split, write_splits
 from ..run import Stage
 
-# %% ../../nbs/study/00_toy.ipynb #cc46e92e
+# %% ../../nbs/study/00_toy.ipynb #eeee0ba3
 def _raw(st):
     make_simulated(st.path("data"), st.p.data.hours, st.p.data.seed, workers=1, symbols=tuple(st.p.data.symbols))
 
@@ -26,7 +26,8 @@ def _ingested(st):
 
 def _grid(st, seconds=3600):
     for i,s in enumerate(st.p.data.symbols):
-        write_grid(st.path("artifacts/grid"), s, "1970-01-01", random_grid(seconds, np.random.default_rng(i)))
+        g = random_grid(seconds, np.random.default_rng(i))
+        write_grid(st.path("artifacts/grid"), s, "1970-01-01", g.round({k: 4 for k in g if k not in ("segment","stale")})) # sizes in whole lots
 
 def _splits(st):
     for s in st.p.data.symbols:

@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['ATOM', 'LIMIT', 'NEAREST', 'RIDGE', 'LEAST', 'NEIGHBOURS', 'ROUNDS', 'PIECES', 'PIECE', 'SETTLE', 'TRIES', 'REACH',
            'COPIED', 'TO_ATOM', 'WHOLE', 'LINEAR', 'WAS_ATOM', 'KEYS', 'atoms', 'regression', 'radius', 'sources',
-           'Residuals', 'fit_residuals', 'Donors', 'simulate']
+           'Residuals', 'fit_residuals', 'Donors', 'simulate', 'behaviour', 'fig_behaviour', 'save_residuals',
+           'load_residuals']
 
 # %% ../../nbs/synthetic/03a_residuals.ipynb #8a4d2b40
 import json
@@ -335,3 +336,58 @@ def _levelled(res, x, mean, codes, move, spread, at, seed):
         centre = np.where(free, res.value, 0).sum(0)/np.maximum(free.sum(0), 1)
         res.value = np.where(free, (res.value - centre)*narrow + centre + off*shift, res.value).astype(np.float32)
     return res
+
+# %% ../../nbs/synthetic/03a_residuals.ipynb #539d444e
+def behaviour(
+    x, # Channels, (rows, D), or (paths, steps, D); NaN rows are left out
+    segment=None, # Segment of each row, (rows,); not needed for paths
+    names=None, # Of the channels
+)->pd.DataFrame: # channel, mean, sd, acf_1, acf_10, kept
+    "How each channel moves and stands still"
+    x = np.asarray(x, np.float32)
+    if x.ndim == 3: segment, x = np.repeat(np.arange(len(x)), x.shape[1]), x.reshape(-1, x.shape[2])
+    segment, ok = np.asarray(segment), np.isfinite(x).all(1)
+    z = (x.astype(float) - x[ok].mean(0, dtype=float)); sd = z[ok].std(0)
+    out = dict(channel=list(range(x.shape[1])) if names is None else list(names), mean=x[ok].mean(0, dtype=float), sd=sd)
+    for k in (1, 10):
+        m = ok[k:] & ok[:-k] & (segment[k:] == segment[:-k])
+        out[f"acf_{k}"] = (z[k:][m]*z[:-k][m]).mean(0)/np.where(sd > 0, sd**2, np.nan) if m.any() else np.full(len(sd), np.nan)
+    m = ok[1:] & ok[:-1] & (segment[1:] == segment[:-1])
+    return pd.DataFrame(dict(out, kept=(x[1:] == x[:-1])[m].mean(0) if m.any() else np.nan))
+
+# %% ../../nbs/synthetic/03a_residuals.ipynb #0b6d14d9
+def fig_behaviour(
+    real:pd.DataFrame, # From `behaviour`, training seconds
+    made:pd.DataFrame, # The same of simulated ones
+): # (fig, table)
+    "Each channel a dot: simulated against real, a panel a number"
+    table = real.merge(made, on="channel", suffixes=("_real","_simulated"))
+    what = dict(sd="standard deviation", acf_1="correlation over 1 s", acf_10="correlation over 10 s", kept="share of seconds unchanged")
+    fig, axs = plt.subplots(1, 4, figsize=(WIDTH, .32*WIDTH))
+    for ax, (k, name) in zip(axs, what.items()):
+        a, b = table[f"{k}_real"], table[f"{k}_simulated"]
+        ends = np.nanmin([a, b]), np.nanmax([a, b])
+        ax.plot(ends, ends, color=OKABE_ITO["grey"], lw=.8); ax.plot(a, b, "o", ms=3, color=OKABE_ITO["blue"])
+        ax.set(title=name, xlabel="training")
+        ax.title.set_fontsize(7.5)
+    axs[0].set_ylabel("simulated")
+    return fig, table
+
+# %% ../../nbs/synthetic/03a_residuals.ipynb #a9ab4dda
+def save_residuals(
+    path, # File without ending; its folder is made if need be
+    res:Residuals, # From `fit_residuals`
+):
+    "Write `path.safetensors` and `path.json`"
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    save_file({k: np.ascontiguousarray(v) for k,v in vars(res).items() if k != "drawn"}, path.with_suffix(".safetensors"))
+    path.with_suffix(".json").write_text(json.dumps(dict(drawn=res.drawn, donors=len(res.kind), channels=res.kind.shape[1], radius=res.radius), indent=1) + "\n")
+
+def load_residuals(
+    path, # As given to `save_residuals`
+)->Residuals:
+    "What was saved"
+    path = Path(path)
+    for s in (".json", ".safetensors"): require(path.with_suffix(s).is_file(), f"{path.with_suffix(s).name} is missing in {path.parent}; fit the residuals first.")
+    return Residuals(**load_file(path.with_suffix(".safetensors")), drawn=json.loads(path.with_suffix(".json").read_text())["drawn"])
