@@ -123,10 +123,10 @@ def _go(run, feed, at, every):
 
 def _better(a, b, select): return a[select] > b[select] if select == "correlation" else a[select] < b[select]
 
-# %% ../../nbs/synthetic/08_augment.ipynb #350483da
+# %% ../../nbs/synthetic/08_augment.ipynb #18200aee
 ARMS = ("real", "vqvae", "bootstrap", "jitter", "exchange")
 MARKETS = ("vqvae", "exchange") # Arms whose data is a market on disk
-DEFAULTS = dict(steps=200, every=25, patience=5, blocks=dict(paths=16, steps=3000, block=600), jitter=.1)
+DEFAULTS = dict(steps=200, every=25, patience=4, blocks=dict(paths=16, steps=3000, block=600), jitter=.1)
 
 def _market_files(root, arm, symbol):
     folder = Path(root)/"artifacts/synthetic/markets"/arm

@@ -193,17 +193,18 @@ def histogram_l1(
     "Sum of the differences between two histograms"
     return np.abs(P/P.sum(-1, keepdims=True) - Q/Q.sum(-1, keepdims=True)).sum(-1)
 
-# %% ../../nbs/synthetic/06_distances.ipynb #1dbea2bd
+# %% ../../nbs/synthetic/06_distances.ipynb #5d3b4ba2
 def cells(
     values:tuple, # Two samples, (rows,) each, NaN left out
     most:int=CELLS, # Cells at most
 )->tuple: # (cells of the first (rows,), of the second, points); -1 where NaN
-    "Cells for distribution functions: every value its own where there are few, else equal shares of both samples, each at its mean"
+    "Cells for distribution functions: every value its own where there are few, else shares and widths that are equal, each at its mean"
     x = np.concatenate(values)
     ok = np.isfinite(x)
     at, which = np.unique(x[ok], return_inverse=True)
     if len(at) > most:
-        edges = np.unique(np.quantile(x[ok], np.linspace(0, 1, most+1)[1:-1], method="inverted_cdf"))
+        shares = np.quantile(x[ok], np.linspace(0, 1, most//2+1)[1:-1], method="inverted_cdf")
+        edges = np.union1d(shares, np.linspace(at[0], at[-1], most//2)[:-1])
         which = np.searchsorted(edges, x[ok])
         _, which = np.unique(which, return_inverse=True)
         at = np.bincount(which, x[ok])/np.bincount(which)

@@ -92,7 +92,7 @@ def copied(
     reach = student.ppf((1+level)/2, min(n, m) - 1)*np.sqrt(v + w)/max(1 - a, 1e-9)
     return tuple(float(np.clip(x, 0, 1)) for x in (share, share - reach, share + reach))
 
-# %% ../../nbs/synthetic/07a_memorisation.ipynb #97d7d29c
+# %% ../../nbs/synthetic/07a_memorisation.ipynb #611e2212
 def memorisation(
     train:tuple, # (view, segment) of the real training seconds
     held:tuple, # (view, segment) of real seconds held out from training
@@ -105,7 +105,8 @@ def memorisation(
     "Look for windows in the training block, and say which generator copies"
     scale = scale_of(train[0])
     library, at = stretches(*train, scale, seconds)
-    require(len(library) > 2*apart + seconds, f"Memorisation needs more than {2*apart + seconds} training windows to look in; there are {len(library)}.", TooShortError)
+    require(len(library) > 2*apart + seconds,
+            f"Memorisation needs more than {2*apart + seconds} training windows to look in; there are {len(library)}.", TooShortError)
     found = {k: _looked_for(k, *v, scale, library, at, seconds, apart, most, block) for k,v in {"held out": held, **made}.items()}
     h, rows = found["held out"], []
     for k,f in found.items():

@@ -5,20 +5,16 @@
 # %% auto #0
 __all__ = ['ATOM', 'LIMIT', 'NEAREST', 'RIDGE', 'LEAST', 'NEIGHBOURS', 'ROUNDS', 'PIECES', 'PIECE', 'SETTLE', 'TRIES', 'REACH',
            'COPIED', 'TO_ATOM', 'WHOLE', 'LINEAR', 'WAS_ATOM', 'KEYS', 'atoms', 'regression', 'radius', 'sources',
-           'Residuals', 'fit_residuals', 'Donors', 'simulate', 'behaviour', 'fig_behaviour', 'save_residuals',
-           'load_residuals']
+           'Residuals', 'fit_residuals', 'Donors', 'simulate', 'save_residuals', 'load_residuals']
 
-# %% ../../nbs/synthetic/03a_residuals.ipynb #8a4d2b40
+# %% ../../nbs/synthetic/03a_residuals.ipynb #65291678
 import json
 from dataclasses import dataclass
 from pathlib import Path
-import matplotlib.pyplot as plt
 import numba as nb
 import numpy as np
-import pandas as pd
 from safetensors.numpy import load_file, save_file
 from ..errors import TooShortError, require
-from ..plots import OKABE_ITO, WIDTH
 
 # %% ../../nbs/synthetic/03a_residuals.ipynb #f5f0be1d
 ATOM = .1 # A value that makes up at least this share of a channel's training seconds is an atom
@@ -146,7 +142,7 @@ def _copies(now, before, state):
     raw = [np.rint((v*scale[0] + scale[1])*1e4) for v in (now.astype(float), before.astype(float))]
     return sources(*raw, state["levels"]), scale.astype(np.float32)
 
-# %% ../../nbs/synthetic/03a_residuals.ipynb #1cd2cba7
+# %% ../../nbs/synthetic/03a_residuals.ipynb #eaa3ea64
 def _fit(e0, e, mean0, mean, d, rows):
     "One channel in one regime"
     at = np.flatnonzero(rows)
@@ -167,10 +163,12 @@ def fit_residuals(
     "Linear model and donors from training seconds"
     x, mean, codes, move = np.asarray(x, np.float32), np.asarray(mean, np.float32), np.asarray(codes, np.int64), np.asarray(move, float)
     rows, D = len(x), x.shape[1]
-    require(x.shape == mean.shape and len(codes) == len(move) == len(segment) == len(train) == rows, "x, mean, codes, move, segment and train must be the same rows.")
+    same = x.shape == mean.shape and len(codes) == len(move) == len(segment) == len(train) == rows
+    require(same, "x, mean, codes, move, segment and train must be the same rows.")
     require(0 <= drawn <= D, f"drawn must lie between 0 and the {D} channels; got {drawn}.")
     at = _pairs(x, mean, codes, move, np.asarray(segment), np.asarray(train, bool))
-    require(len(at) >= LEAST, f"Residuals are drawn from training seconds that follow one another with a code; there are {len(at)} where {LEAST} are needed.", TooShortError)
+    require(len(at) >= LEAST, f"Residuals are drawn from training seconds that follow one another with a code; there are {len(at)} "
+            f"where {LEAST} are needed.", TooShortError)
     atom = atoms(x[at])
     if drawn: atom[-drawn:] = np.nan
     source, scale = _copies(x[at], x[at-1], state)
@@ -284,7 +282,7 @@ def _walk(mean, x, out, sign, first, count, order, phi, pull, value, kind, sourc
                 out[p,t,d] = min(max(v, low[d]), high[d])
             for d in range(D): x[p,d] = out[p,t,d]
 
-# %% ../../nbs/synthetic/03a_residuals.ipynb #091464a6
+# %% ../../nbs/synthetic/03a_residuals.ipynb #f9d33775
 def _pools(res, still):
     "Seconds in which the book changed, for each channel and whether it was at its atom"
     was, rows = res.kind >= WAS_ATOM, ~still
@@ -304,8 +302,9 @@ def simulate(
 )->np.ndarray: # float32 (paths, steps, D)
     "Standardised channels of generated seconds"
     mean, codes, sign = np.ascontiguousarray(mean, np.float32), np.asarray(codes, np.int64), np.sign(np.asarray(move)).astype(np.int64)
-    require(mean.ndim == 3 and mean.shape[:2] == codes.shape == sign.shape and mean.shape[2] == res.phi.shape[1],
-            f"Means have shape {mean.shape}, codes {codes.shape} and moves {sign.shape}; they must be (paths, steps, {res.phi.shape[1]}), (paths, steps) and (paths, steps).")
+    D = res.phi.shape[1]
+    require(mean.ndim == 3 and mean.shape[:2] == codes.shape == sign.shape and mean.shape[2] == D,
+            f"Means have shape {mean.shape}, codes {codes.shape} and moves {sign.shape}; they must be (paths, steps, {D}), and (paths, steps) twice.")
     require(bool((codes >= 0).all()) and bool(np.isfinite(mean).all()), "Generated codes must be 0 or more, and their means finite.")
     x = np.array(mean[:,0] if start is None else start, np.float32).clip(res.low, res.high)
     out, donors = np.empty_like(mean), Donors(res.about)
@@ -313,10 +312,11 @@ def simulate(
     fixed = mean.shape[2] - res.drawn
     still = (res.source[:,:fixed] == np.arange(fixed)).all(1)
     state = rng.integers(2**64, size=len(mean), dtype=np.uint64)
-    _walk(mean, x, out, sign, first, count, donors.order, res.phi, res.pull, res.value, res.kind, res.source, res.scale, still, res.traded, res.atom, res.low, res.high, fixed, *_pools(res, still), state)
+    donor = res.value, res.kind, res.source, res.scale, still, res.traded, res.atom, res.low, res.high, fixed
+    _walk(mean, x, out, sign, first, count, donors.order, res.phi, res.pull, *donor, *_pools(res, still), state)
     return out
 
-# %% ../../nbs/synthetic/03a_residuals.ipynb #6bdf8ea9
+# %% ../../nbs/synthetic/03a_residuals.ipynb #09cbb0cc
 def _pieces(at):
     "Training rows in pieces of one length, int (pieces, steps), or None"
     T = min(len(at)//PIECES, PIECE)
@@ -329,49 +329,14 @@ def _levelled(res, x, mean, codes, move, spread, at, seed):
     free, copied = res.kind & 3 == LINEAR, (res.kind & 3 == COPIED).mean(0)
     share, own = free.mean(0), np.diagonal(res.phi[1])
     shift = np.maximum(1 - copied - share*own, .01)/np.maximum(share, .02)*(share >= .02)
-    want, given = x[rows[:,SETTLE:]].reshape(-1, x.shape[1]), (codes[rows], move[rows], np.random.default_rng(seed), None if spread is None else np.asarray(spread)[rows])
+    want, rng = x[rows[:,SETTLE:]].reshape(-1, x.shape[1]), np.random.default_rng(seed)
+    given = codes[rows], move[rows], rng, None if spread is None else np.asarray(spread)[rows]
     for _ in range(ROUNDS):
         have = simulate(res, mean[rows], *given)[:,SETTLE:].reshape(want.shape)
         off, narrow = want.mean(0) - have.mean(0), np.where(share >= .02, np.clip(want.std(0)/np.maximum(have.std(0), 1e-6), .8, 1.25), 1.)
         centre = np.where(free, res.value, 0).sum(0)/np.maximum(free.sum(0), 1)
         res.value = np.where(free, (res.value - centre)*narrow + centre + off*shift, res.value).astype(np.float32)
     return res
-
-# %% ../../nbs/synthetic/03a_residuals.ipynb #539d444e
-def behaviour(
-    x, # Channels, (rows, D), or (paths, steps, D); NaN rows are left out
-    segment=None, # Segment of each row, (rows,); not needed for paths
-    names=None, # Of the channels
-)->pd.DataFrame: # channel, mean, sd, acf_1, acf_10, kept
-    "How each channel moves and stands still"
-    x = np.asarray(x, np.float32)
-    if x.ndim == 3: segment, x = np.repeat(np.arange(len(x)), x.shape[1]), x.reshape(-1, x.shape[2])
-    segment, ok = np.asarray(segment), np.isfinite(x).all(1)
-    z = (x.astype(float) - x[ok].mean(0, dtype=float)); sd = z[ok].std(0)
-    out = dict(channel=list(range(x.shape[1])) if names is None else list(names), mean=x[ok].mean(0, dtype=float), sd=sd)
-    for k in (1, 10):
-        m = ok[k:] & ok[:-k] & (segment[k:] == segment[:-k])
-        out[f"acf_{k}"] = (z[k:][m]*z[:-k][m]).mean(0)/np.where(sd > 0, sd**2, np.nan) if m.any() else np.full(len(sd), np.nan)
-    m = ok[1:] & ok[:-1] & (segment[1:] == segment[:-1])
-    return pd.DataFrame(dict(out, kept=(x[1:] == x[:-1])[m].mean(0) if m.any() else np.nan))
-
-# %% ../../nbs/synthetic/03a_residuals.ipynb #0b6d14d9
-def fig_behaviour(
-    real:pd.DataFrame, # From `behaviour`, training seconds
-    made:pd.DataFrame, # The same of simulated ones
-): # (fig, table)
-    "Each channel a dot: simulated against real, a panel a number"
-    table = real.merge(made, on="channel", suffixes=("_real","_simulated"))
-    what = dict(sd="standard deviation", acf_1="correlation over 1 s", acf_10="correlation over 10 s", kept="share of seconds unchanged")
-    fig, axs = plt.subplots(1, 4, figsize=(WIDTH, .32*WIDTH))
-    for ax, (k, name) in zip(axs, what.items()):
-        a, b = table[f"{k}_real"], table[f"{k}_simulated"]
-        ends = np.nanmin([a, b]), np.nanmax([a, b])
-        ax.plot(ends, ends, color=OKABE_ITO["grey"], lw=.8); ax.plot(a, b, "o", ms=3, color=OKABE_ITO["blue"])
-        ax.set(title=name, xlabel="training")
-        ax.title.set_fontsize(7.5)
-    axs[0].set_ylabel("simulated")
-    return fig, table
 
 # %% ../../nbs/synthetic/03a_residuals.ipynb #a9ab4dda
 def save_residuals(

@@ -17,11 +17,12 @@ from ..market.features import features, select
 from ..market.labels import labels
 from ..market.registry import grid_levels
 
-# %% ../../nbs/synthetic/07b_transfer.ipynb #98e2a4ff
+# %% ../../nbs/synthetic/07b_transfer.ipynb #1fee00de
 ROLES = ("train", "valid", "test")
 SHARES = (.6, .2) # Of a market's paths: train, valid; the rest is test
 LEAST = dict(train=600, valid=60, test=60) # Rows without which nothing is fitted
-WAYS = {"real to real": ("real","real"), "synthetic to real": ("market","real"), "real to synthetic": ("real","market"), "synthetic to synthetic": ("market","market")}
+WAYS = {"real to real": ("real","real"), "synthetic to real": ("market","real"), # Trained where, tested where
+        "real to synthetic": ("real","market"), "synthetic to synthetic": ("market","market")}
 
 # %% ../../nbs/synthetic/07b_transfer.ipynb #d3f24e55
 def roles(
