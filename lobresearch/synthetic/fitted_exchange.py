@@ -22,10 +22,11 @@ from .decode import START
 
 recompile_after("lobresearch.synthetic.fitted_exchange", "lobresearch.data.exchange")
 
-# %% ../../nbs/synthetic/05a_fitted_exchange.ipynb #a46ec99f
+# %% ../../nbs/synthetic/05a_fitted_exchange.ipynb #283d7af0
 MATCHED = {"variance of the 1 s move": "ticks²", "mean spread": "ticks", "trades a second": "", "volume a second": "lots", "median size at the touch": "lots"}
 OTHERS = {"median spread": "ticks", "locked seconds": "share", "seconds in which the mid moves": "share", "kurtosis of the 1 s move": "",
-          "60 s variance to 60 times the 1 s variance": "", "seconds with trades": "share", "median size at the deepest level": "lots", "mean gap between levels": "ticks"}
+          "60 s variance to 60 times the 1 s variance": "", "seconds with trades": "share", "median size at the deepest level": "lots",
+          "mean gap between levels": "ticks"}
 
 def _mean(x): return float(np.nanmean(x)) if np.isfinite(x).any() else np.nan
 def _median(x): return float(np.nanmedian(x)) if np.isfinite(x).any() else np.nan
@@ -42,9 +43,10 @@ def moments(
     n, vol, var = (grid.buy_n + grid.sell_n).to_numpy(), (grid.buy_vol + grid.sell_vol).to_numpy()/lot, _mean(move(1)**2)
     touch, deep = (grid[[f"ask_sz_{l}", f"bid_sz_{l}"]].to_numpy()/lot for l in (1, L))
     gaps = np.diff(np.column_stack([whole(grid[f"ask_px_{l}"], tick) for l in range(1, L + 1)]), axis=1)
-    still = np.float64(var or np.nan)
+    still = var or np.nan
     matched = (var, _mean(a - b), _mean(n), _mean(vol), _median(touch))
-    others = (_median(a - b), _mean(a == b), _mean(move(1) != 0), _mean(move(1)**4)/still**2, _mean(move(60)**2)/(60*still), _mean(n > 0), _median(deep), _mean(gaps))
+    others = (_median(a - b), _mean(a == b), _mean(move(1) != 0), _mean(move(1)**4)/still**2, _mean(move(60)**2)/(60*still), _mean(n > 0),
+              _median(deep), _mean(gaps))
     return dict(zip([*MATCHED, *OTHERS], [*matched, *others], strict=True))
 
 # %% ../../nbs/synthetic/05a_fitted_exchange.ipynb #7337143e
@@ -79,14 +81,14 @@ def seconds(
         require(state.k[TRADES] <= room, f"More than {room} trades in {CHUNK//4} s: the parameters make the market run away.", DataError)
         yield rec._replace(trades=rec.trades[:state.k[TRADES]])
 
-# %% ../../nbs/synthetic/05a_fitted_exchange.ipynb #82cda1ff
-LEAST, MOST = np.log([.05, 1.1, .005, 1.]), np.log([200., 3., 20., 10_000.]) # limit orders a second, cancellations for each, market orders a second, lots of one
+# %% ../../nbs/synthetic/05a_fitted_exchange.ipynb #62740b71
+LEAST, MOST = np.log([.05, 1.1, .005, 1.]), np.log([400., 3., 20., 10_000.]) # limit orders a second, cancellations for each, market orders a second, lots of one
 CALM = Exchange(latent=0., fast=0., middle=0., slow=0., season=0., cap=2500.)
 
 def _knobs(x, size):
-    "Parameters from the logarithms of the four knobs and the mean order in lots; demand never more than the supply"
+    "Parameters from the logarithms of the four knobs and the mean order in lots; market orders take 60 % of what limit orders bring, at most"
     limit, thin, market, taker = np.exp(np.clip(x, LEAST, MOST))
-    return CALM._replace(limit=limit, cancel=limit*thin, market=market, taker=max(1., min(taker, limit*size/market)), size=size)
+    return CALM._replace(limit=limit, cancel=limit*thin, market=market, taker=max(1., min(taker, .6*limit*size/market)), size=size)
 
 def _simulated(par, steps, seed):
     "Variance of the move, mean spread, trades and volume a second, median size at the touch"
@@ -116,7 +118,7 @@ def _turned(aim, size, rounds, steps, seed):
         x += np.clip(.9**i*np.array([.6*lack[0] - .2*lack[1], .1*lack[0] + .15*lack[1], lack[2], lack[3]]), -.7, .7)
     return best
 
-# %% ../../nbs/synthetic/05a_fitted_exchange.ipynb #140a613d
+# %% ../../nbs/synthetic/05a_fitted_exchange.ipynb #0a2720e9
 class Fitted(NamedTuple):
     "An embedded market that stands for a symbol"
     par: NamedTuple # Its parameters
@@ -142,12 +144,12 @@ def fit_exchange(
     if symbol in MARKETS: return Fitted(MARKETS[symbol].par, TICK, 1, LOT, mid, clock, True)
     tick, lot = tick_size(g), lot_size(g)
     var, spread, trades, volume, touch = (moments(g, tick, lot)[k] for k in MATCHED)
-    coarse = max(1, round(max(spread/1.1, .5*var**.5)))
+    coarse = max(1, round(spread/1.1))
     aim = _logs((var/coarse**2, spread/coarse, trades, volume, touch))
     _, par, queue = min((_turned(aim, size, rounds, steps, seed) for size in (200., 400., 800.)), key=lambda b: b[0])
     scale, pace = touch/queue, Exchange()
-    return Fitted(par._replace(size=par.size*scale, taker=par.taker*scale, cap=max(2., par.cap*scale), fast=pace.fast, middle=pace.middle, slow=pace.slow),
-                  tick, coarse, lot, mid, clock, False)
+    par = par._replace(size=par.size*scale, taker=par.taker*scale, cap=max(2., par.cap*scale), fast=pace.fast, middle=pace.middle, slow=pace.slow)
+    return Fitted(Exchange(*map(float, par[:-1]), par.max_spread), tick, coarse, lot, mid, clock, False)
 
 # %% ../../nbs/synthetic/05a_fitted_exchange.ipynb #ecc19830
 LOWEST = 1_000 # Ticks: a price below it starts there, so that it cannot fall to zero

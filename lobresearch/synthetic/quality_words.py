@@ -43,7 +43,7 @@ def listed(
     parts = list(parts)
     return parts[0] if len(parts) == 1 else ", ".join(parts[:-1]) + f" and {parts[-1]}" if parts else "none"
 
-# %% ../../nbs/synthetic/07d_quality_words.ipynb #cc14e17b
+# %% ../../nbs/synthetic/07d_quality_words.ipynb #5b3fd9eb
 def within(
     t:pd.DataFrame, # From `over_real`
 )->pd.Series: # boolean, missing where an interval is
@@ -63,12 +63,14 @@ def distance_words(
         mine = t[(t.generator == g) & t.ratio.notna()]
         inside, far = within(mine), mine.sort_values("ratio", ascending=False, kind="stable")[:worst]
         if not len(mine): continue
-        lead = f"{label_of(g, bound)[0].upper()}{label_of(g, bound)[1:]}: "
-        count = f"{int(inside.sum())} of {int(inside.notna().sum())} distances lie within real against real, the median is {number(mine.ratio.median(), '.1f')} times it" if inside.notna().any() else f"the median distance is {number(mine.ratio.median(), '.1f')} times real against real"
-        out.append(lead + count + "; farthest " + listed(f"{r.row_} ({number(r.ratio, '.1f' if r.ratio < 100 else ',.0f')} times)" for r in far.rename(columns={"row": "row_"}).itertuples()) + ".")
+        name, median = label_of(g, bound), number(mine.ratio.median(), ".1f")
+        count = f"the median distance is {median} times real against real"
+        if inside.notna().any(): count = f"{int(inside.sum())} of {int(inside.notna().sum())} distances lie within real against real, the median is {median} times it"
+        most = listed(f"{w} ({number(r, '.1f' if r < 100 else ',.0f')} times)" for w,r in zip(far["row"], far.ratio))
+        out.append(f"{name[0].upper()}{name[1:]}: {count}; farthest {most}.")
     return out
 
-# %% ../../nbs/synthetic/07d_quality_words.ipynb #1ec02c47
+# %% ../../nbs/synthetic/07d_quality_words.ipynb #1a638f2e
 def discriminator_words(
     table:pd.DataFrame, # generator, model, auc, lo, hi: of one symbol, the reference called "real"
     why:dict, # Generator to `giveaways`
@@ -83,8 +85,10 @@ def discriminator_words(
     out = [f"AUC of {CLASSIFIER[model]}: {listed(said)}{ref}."]
     unseen = [g for g in present(t.index) if g != "real" and t.loc[g,"lo"] <= .5 <= t.loc[g,"hi"]]
     if unseen: out.append(f"Not told from the test block: {listed(label_of(g, bound) for g in unseen)}.")
-    if "real" in t.index and t.loc["real","lo"] > .5: out.append("The classifier tells two real blocks apart as well: part of what it sees is the market's change from one to the other.")
-    tell = [f"{label_of(g, bound)} by {listed(summary_words(r) for r in why[g][:3].itertuples())}" for g in present(why) if g != "real" and g not in unseen and len(why[g])]
+    if "real" in t.index and t.loc["real","lo"] > .5:
+        out.append("The classifier tells two real blocks apart as well: part of what it sees is the market's change from one to the other.")
+    told = [g for g in present(why) if g != "real" and g not in unseen and len(why[g])]
+    tell = [f"{label_of(g, bound)} by {listed(summary_words(r) for r in why[g][:3].itertuples())}" for g in told]
     return out + ([f"What gives it away most, each number alone: {'; '.join(tell)}."] if tell else [])
 
 def summary_words(
@@ -96,7 +100,7 @@ def summary_words(
     size = "too little" if r.auc > .5 else "too much"
     return f"{what}, {dict(mean='mean', sd='spread within a window', change='change from second to second').get(part, part)} {size} ({number(max(r.auc, 1-r.auc))})"
 
-# %% ../../nbs/synthetic/07d_quality_words.ipynb #cdb705cf
+# %% ../../nbs/synthetic/07d_quality_words.ipynb #d42f8744
 def transfer_words(
     table:pd.DataFrame, # generator, way, horizon, pearson, lo, hi, diff, diff_lo, diff_hi: of one symbol
     bound:bool=False, # Whether the exchange made the recording
@@ -107,7 +111,8 @@ def transfer_words(
         home = t[t.way == "real to real"].iloc[0]
         there = t[t.way == "synthetic to real"].set_index("generator")
         said = [f"{label_of(g, bound)} {between(*there.loc[g, ['pearson','lo','hi']])}{_against(there.loc[g])}" for g in present(there.index)]
-        out.append(f"A ridge trained on real seconds has a correlation of {between(home.pearson, home.lo, home.hi)} with the real returns {h} s ahead; trained on generated ones: {listed(said)}.")
+        real = between(home.pearson, home.lo, home.hi)
+        out.append(f"A ridge trained on real seconds has a correlation of {real} with the real returns {h} s ahead; trained on generated ones: {listed(said)}.")
     return out
 
 def _against(r):
@@ -121,12 +126,13 @@ def copy_words(
     "Who copies training windows, and who does not"
     t = table[table.name.isin(GENERATORS) & table.share.notna()].set_index("name")
     if not len(t): return []
-    who = {k: [f"{label_of(g, bound)} ({number(100*t.loc[g,'share'], '.0f')} %{'' if pd.isna(t.loc[g,'lo']) else ' [' + number(100*t.loc[g,'lo'], '.0f') + ', ' + number(100*t.loc[g,'hi'], '.0f') + ']'})"
-               for g in present(t.index) if t.loc[g,"copies"] is not pd.NA and bool(t.loc[g,"copies"]) == k] for k in (True, False)}
+    share = lambda g: between(*(100*t.loc[g, ["share","lo","hi"]].to_numpy(float)), ".0f")
+    who = {k: [f"{label_of(g, bound)} (share of copies, %: {share(g)})" for g in present(t.index) if pd.notna(t.loc[g,"copies"]) and bool(t.loc[g,"copies"]) == k]
+           for k in (True, False)}
     out = [f"Copies training windows: {listed(who[True])}."] if who[True] else []
     return out + ([f"No sign of copying: {listed(who[False])}."] if who[False] else [])
 
-# %% ../../nbs/synthetic/07d_quality_words.ipynb #bb0f85b6
+# %% ../../nbs/synthetic/07d_quality_words.ipynb #2f856427
 def distance_cells(
     table:pd.DataFrame, # As in `over_real`, of one symbol
     only=None, # (group, measure) pairs to show; all if None
@@ -137,5 +143,6 @@ def distance_cells(
     at = t.set_index(["generator","group","measure","statistic"])
     cell = lambda g, k: between(*at.loc[(g, *k), ["value","low","high"]].to_numpy(float), ".3f") if (g, *k) in at.index else "–"
     names = ["real", *present(g for g in t.generator if g != "real")]
-    rows = [{"of": words_of(*k), "measure": k[1], **{("real against real" if g == "real" else LABELS.get(g, g)): cell(g, k) for g in names}} for k in keys.itertuples(index=False, name=None)]
+    head = {g: "real against real" if g == "real" else LABELS.get(g, g) for g in names}
+    rows = [{"of": words_of(*k), "measure": k[1], **{head[g]: cell(g, k) for g in names}} for k in keys.itertuples(index=False, name=None)]
     return pd.DataFrame(rows)
