@@ -245,7 +245,7 @@ def page_table(
 
 def _between(r, f=".3f"): return _num(r.value, f) + (f" [{_num(r.lo, f)}, {_num(r.hi, f)}]" if np.isfinite(r.lo) else "")
 
-# %% ../../nbs/synthetic/08a_augment_scores.ipynb #6f6cdb55
+# %% ../../nbs/synthetic/08a_augment_scores.ipynb #2edff484
 def fig_differences(
     table:pd.DataFrame, # From `difference_table`
     names:dict=NAMES, # Arm to what it is called
@@ -258,7 +258,7 @@ def fig_differences(
         ax = axs[i,j]; ax.axvline(0, color="k", lw=.8, zorder=0)
         for r in T[(T.share == s) & (T.horizon == h)].itertuples(): _dot(ax, r, arms.index(r.arm) + (.16 if r.mode == "exposure" else -.16))
         ax.set_title("mean over horizons" if h == 0 else f"{h} s") if i == 0 else None
-        ax.tick_params(axis="y", length=0); ax.locator_params(axis="x", nbins=4)
+        ax.tick_params(axis="y", length=0); ax.locator_params(axis="x", nbins=3)
         if j == 0 and len(shares) > 1: ax.set_ylabel(f"{s:.0%} of real rows", fontsize=7.5)
     axs[0,0].set_yticks(range(len(arms)), [f"+ {names[a]}" for a in arms]); axs[0,0].set_ylim(len(arms) - .5, -.5)
     fig.supxlabel("difference in correlation to real data alone", fontsize=8.5)
@@ -271,7 +271,7 @@ def _dot(ax, r, at):
     ax.plot([r.lo, r.hi], [at, at], color=c, lw=1.4)
     ax.plot(r.value, at, "o", ms=4.5, color=c, mfc="w" if r.mode == "exposure" else c)
 
-# %% ../../nbs/synthetic/08a_augment_scores.ipynb #bcf701f3
+# %% ../../nbs/synthetic/08a_augment_scores.ipynb #a8916a58
 def look_table(
     results, # From `run_arm`
 )->pd.DataFrame: # share, arm, seed, step, train_loss, loss, correlation
@@ -291,6 +291,6 @@ def fig_looks(
     for ax, s in zip(axs[0], shares):
         for a, g in t[t.share == s].groupby("arm", sort=False): ax.plot(g.step, g.correlation, color=color(a), label=names[a], lw=1.8 if a == "real" else 1.2)
         ax.set(xlabel="steps", title=f"{s:.0%} of the real training rows")
-    axs[0,0].set_ylabel("validation correlation, mean over seeds")
+    axs[0,0].set_ylabel("validation correlation")
     fig.legend(*axs[0,0].get_legend_handles_labels(), loc="outside lower center", ncols=len(t.arm.unique()))
     return fig, t

@@ -140,7 +140,7 @@ def draw(
         out[m] = np.asarray(b["values"])[np.searchsorted(np.cumsum(b["counts"])/sum(b["counts"]), u[m], side="right")]
     return out
 
-# %% ../../nbs/synthetic/00_channels.ipynb #620048a6
+# %% ../../nbs/synthetic/00_channels.ipynb #4a9056b8
 FLAT = .25 # Least standard deviation of a channel: a gap that is one tick in all but a few seconds must not count for more than the sizes
 RARE = 50 # Seconds that two neighbouring bins hold together, at least; in a short recording, one in fifty
 
@@ -165,7 +165,7 @@ def fit_channels(
     levels:int=10, # Levels a side
     spreads:int=12, # Bins of the spread, at most
     moves:int=21, # Bins of the mid's move, at most
-)->dict: # levels, tick, lot, locks; mean, std, high (largest of its kind) of each channel; spread and move: bins, those of the move with `still` (see `decode`)
+)->dict: # levels, tick, lot, locks; mean, std, high (largest of its kind) of each channel; spread and move: bins, those of the move with `still` and `both` (see `decode`)
     "All that channels and tokens need to know, from training seconds only"
     train = np.asarray(train, bool)
     require(train.shape == (len(grid),), f"train must say of each of the {len(grid)} rows whether it may be learnt from; got shape {train.shape}.")
@@ -190,12 +190,14 @@ def _highest(x, levels):
     return [float(part.max()) for part in np.split(x, ends[:-1], axis=1) if part.size for _ in range(part.shape[1])]
 
 def _with_still(bins, step, change):
-    "Add to each bin of the mid's move how often one of the quotes stood still, of the seconds whose change of spread allows it"
+    """Add to each bin of the mid's move how often one of the quotes stood still, of the seconds whose change of spread allows it;
+    and how often each value was seen in the other seconds"""
     seen = lambda v: np.where((v >= bins[0]["lo"]) & (v <= bins[-1]["values"][-1]), v, np.nan)
-    k, may = bin_of(step, bins), [bin_of(seen(v), bins) for v in (change, -change)]
+    k, may, one = bin_of(step, bins), [bin_of(seen(v), bins) for v in (change, -change)], np.abs(step) == np.abs(change)
     for i,b in enumerate(bins):
         m = (k == i) & ((may[0] == i) | (may[1] == i))
-        b["still"] = float((np.abs(step) == np.abs(change))[m].mean()) if m.any() else 0.
+        b["still"] = float(one[m].mean()) if m.any() else 0.
+        b["both"] = [int(n) for n in (np.asarray(b["values"])[:,None] == step[(k == i) & ~one]).sum(1)]
     return bins
 
 # %% ../../nbs/synthetic/00_channels.ipynb #0c11a231

@@ -16,7 +16,7 @@ from ..data.tape import decimals, tape_name, write_book, write_trades
 from ..errors import require
 from .channels import depth, exact, first_rows, snapshot_form, whole
 
-# %% ../../nbs/synthetic/00a_decode.ipynb #0171c598
+# %% ../../nbs/synthetic/00a_decode.ipynb #d7568292
 def _flat(bins):
     "Bins as arrays: lo and hi of each; values and their distribution function, by parity; where each bin's begin and end; still"
     lo = [b["lo"] for b in bins]
@@ -24,7 +24,8 @@ def _flat(bins):
     span, val, cum = np.zeros((len(bins), 2, 2), np.int64), [], []
     for k,b in enumerate(bins):
         for q in range(2):
-            v, c = (np.asarray(x)[np.asarray(b["values"]) % 2 == q] for x in (b["values"], b["counts"]))
+            v, n, c = (np.asarray(x)[np.asarray(b["values"]) % 2 == q] for x in (b["values"], b["counts"], b.get("both", b["counts"])))
+            c = c if c.sum() else n
             span[k,q] = len(val), len(val) + len(v)
             val, cum = [*val, *v.tolist()], [*cum, *(np.cumsum(c)/max(1, c.sum())).tolist()]
     still = np.array([b.get("still", 0.) for b in bins])

@@ -118,7 +118,7 @@ def _turned(aim, size, rounds, steps, seed):
         x += np.clip(.9**i*np.array([.6*lack[0] - .2*lack[1], .1*lack[0] + .15*lack[1], lack[2], lack[3]]), -.7, .7)
     return best
 
-# %% ../../nbs/synthetic/05a_fitted_exchange.ipynb #0a2720e9
+# %% ../../nbs/synthetic/05a_fitted_exchange.ipynb #f5dc0708
 class Fitted(NamedTuple):
     "An embedded market that stands for a symbol"
     par: NamedTuple # Its parameters
@@ -134,7 +134,7 @@ def fit_exchange(
     train, # bool (rows,): training rows
     symbol:str="", # A simulated symbol gets its true parameters
     seed:int=0, # Of the trial runs
-    rounds:int=25, # Turns of the knobs, for each of three mean orders
+    rounds:int=20, # Turns of the knobs, for each of three mean orders
     steps:int=4000, # Seconds of a trial run at the ordinary pace
 )->Fitted:
     "The embedded exchange with the recording's tick, lot and price, its knobs turned until four moments fit"

@@ -77,7 +77,7 @@ def market_items(
         out += [dict(same, generator=g, **own[g]) for g in generators if g != "vqvae" or b["symbol"] in best]
     return out
 
-# %% ../../nbs/synthetic/04a_jobs.ipynb #1f73ae07
+# %% ../../nbs/synthetic/04a_jobs.ipynb #5518f2df
 def _recording(item, root):
     "Grid and roles of an item's symbol; seconds that the split lacks, the sealed ones among them, have none"
     grid = load_grid(Path(root)/"artifacts/grid", item["symbol"])
@@ -94,7 +94,8 @@ def _fit_codebook(item, folder, root):
     _markov(c, grid, role).to_parquet(folder/"markov.parquet", index=False)
     x, segment, names = code_inputs(snapshot_form(grid), c.state), grid["segment"].to_numpy(), channel_names(item["levels"])
     shares = pd.concat([reconstruction(c.net, x, segment, role == r, names).assign(role=r) for r in ("train","valid","test")])
-    return dict(symbol=item["symbol"], history=[{k: v for k,v in h.items() if k != "seconds"} for h in c.history], reconstruction=shares.to_dict("list"),
+    kept = min(h["valid_loss"] for h in c.history if h["quantised"])
+    return dict(symbol=item["symbol"], valid=[-kept], history=[{k: v for k,v in h.items() if k != "seconds"} for h in c.history], reconstruction=shares.to_dict("list"),
                 memory=c.net.receptive_field, decoder=c.net.decoder_field, weights=sum(p.numel() for p in c.net.parameters()), radius=float(c.residuals.radius))
 
 def _markov(c, grid, role):
@@ -111,7 +112,7 @@ def load_codes(
     net, state = load_codebook(Path(folder)/"codebook")
     return Codes(state, net, load_residuals(Path(folder)/"residuals"), pd.read_parquet(Path(folder)/"codes.parquet") if table is None else table, [])
 
-# %% ../../nbs/synthetic/04a_jobs.ipynb #6312fd4e
+# %% ../../nbs/synthetic/04a_jobs.ipynb #49dff94d
 def _fit_prior(item, folder, root):
     grid, role = _recording(item, root)
     c = load_codes(folder.parent/item["codebook"])
@@ -124,7 +125,7 @@ def _fit_prior(item, folder, root):
     n = nats(net, tokens, segment)
     pd.DataFrame(n, columns=["code","spread","move"]).assign(ts=c.table.ts).to_parquet(folder/"nats.parquet", index=False)
     mean = {r: [float(v) for v in np.nanmean(n[role == r], 0)] for r in ("train","valid","test")}
-    return dict(symbol=item["symbol"], prior=item["prior"], history=history, nats=mean, weights=sum(p.numel() for p in net.parameters()), memory=net.receptive_field)
+    return dict(symbol=item["symbol"], prior=item["prior"], valid=[-sum(mean["valid"])], history=history, nats=mean, weights=sum(p.numel() for p in net.parameters()), memory=net.receptive_field)
 
 # %% ../../nbs/synthetic/04a_jobs.ipynb #5e284cf9
 def _exchange(item, grid, train):

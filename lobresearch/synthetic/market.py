@@ -37,7 +37,7 @@ def code_inputs(
     move = _signed_log(moves(grid, state))/state["move_scale"]
     return np.column_stack([to_channels(grid, state), move]).astype(np.float32)
 
-# %% ../../nbs/synthetic/04_market.ipynb #0e86cdce
+# %% ../../nbs/synthetic/04_market.ipynb #afe89eb9
 class Codes(NamedTuple):
     "A recording as the codebook sees it"
     state:dict          # Channels
@@ -66,7 +66,7 @@ def fit_codes(
     spread, move = spread_and_move(grid, state)
     table = pd.DataFrame(dict(ts=grid.index.to_numpy(), code=code, spread=spread, move=move)).astype(dict(code=np.int16, spread=np.int16, move=np.int16))
     mean = decode_mean(net, code, segment)
-    left = fit_residuals(x[:,:-1], mean, code, moves(grid, state), segment, train)
+    left = fit_residuals(x[:,:-1], mean, code, moves(grid, state), segment, train, spread=spread, state=state)
     return Codes(state, net, left, table, history)
 
 # %% ../../nbs/synthetic/04_market.ipynb #088f343e
@@ -78,7 +78,7 @@ def direction(
     sign = np.array([np.sign(np.average(b["values"], weights=b["counts"])) for b in state["move"]])
     return np.where(np.asarray(move) < 0, 0, sign[np.asarray(move)]).astype(np.int8)
 
-# %% ../../nbs/synthetic/04_market.ipynb #5ad12ba2
+# %% ../../nbs/synthetic/04_market.ipynb #39ec222d
 START, GAP = 946_684_800_000_000, 120 # 2000-01-01, a day on which none of this was recorded; seconds between two paths
 
 def prompts(
@@ -120,7 +120,7 @@ def generate_market(
     which = np.repeat(np.arange(paths), burn + steps)
     mean = decode_mean(codes.net, code.ravel(), which).reshape(paths, burn + steps, -1)[:,codes.net.decoder_field-1:]
     late = lambda a: a[:,codes.net.decoder_field-1:]
-    x = simulate(codes.residuals, mean, late(code), direction(late(move), codes.state), rng)
+    x = simulate(codes.residuals, mean, late(code), direction(late(move), codes.state), rng, spread=late(spread))
     kept = lambda a: a[:,-steps:]
     *made, violations = books(kept(x), kept(spread), kept(move), codes.state, int(round(2*mid/codes.state["tick"])), rng)
     return to_grid(*made, START, GAP), violations

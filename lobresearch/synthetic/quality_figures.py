@@ -77,9 +77,9 @@ def key_of(
     if real: h += [plt.Rectangle((0, 0), 1, 1, color=OKABE_ITO["grey"], alpha=.25, lw=0, label=real)]
     fig.legend(handles=h, loc="outside upper center", ncols=len(h))
 
-# %% ../../nbs/synthetic/07c_quality_figures.ipynb #6ce00153
-SHORT = {"next_move": "next move", "next_abs_move": "size of the next move", "volatility": "volatility", "imbalance": "imbalance of best queues", "log_volume": "volume",
-         "log_ask": "size at best ask", "log_bid": "size at best bid"}
+# %% ../../nbs/synthetic/07c_quality_figures.ipynb #e20273c4
+SHORT = {"next_move": "next move", "next_abs_move": "size of the next move", "volatility": "volatility", "imbalance": "imbalance of best queues",
+         "log_volume": "volume", "log_ask": "size at best ask", "log_bid": "size at best bid"}
 
 def words_of(
     group:str, # As in `distances.Distance`
@@ -136,7 +136,7 @@ def fig_summary(
     key_of(fig, t.generator, "real against real, 95 %")
     return fig, t[["symbol","generator",*KEY,"row","value","low","high","real","ratio","ratio_low","ratio_high","real_low","real_high"]]
 
-# %% ../../nbs/synthetic/07c_quality_figures.ipynb #d7ce76c0
+# %% ../../nbs/synthetic/07c_quality_figures.ipynb #a96cfa7b
 def fig_curves(
     curves:pd.DataFrame, # symbol, curve, generator, x, y, low, high; the recording is the generator "real"
     axes:dict, # Curve to (label of x, label of y), with units: a row of panels each
@@ -152,7 +152,7 @@ def fig_curves(
                 k = mine[mine.generator == g]
                 ax.fill_between(k.x, k.low, k.high, color=_color(g), alpha=.18, lw=0)
                 ax.plot(k.x, k.y, color=_color(g), marker=marks.get(g) if len(k) < 15 else None, ms=3.5, lw=1.2)
-            ax.set(xlabel=xl, title=s if i == 0 else "")
+            ax.set(xlabel=xl, title=s if i == 0 else "", xscale="log" if xl.startswith("lag") else "linear")
             if j == 0: ax.set_ylabel(yl)
     from matplotlib.lines import Line2D
     h = [Line2D([], [], color=_color(g), marker=marks.get(g, "D"), ms=4, label="recording" if g == "real" else LABELS.get(g, g)) for g in names]

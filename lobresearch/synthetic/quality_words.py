@@ -43,7 +43,7 @@ def listed(
     parts = list(parts)
     return parts[0] if len(parts) == 1 else ", ".join(parts[:-1]) + f" and {parts[-1]}" if parts else "none"
 
-# %% ../../nbs/synthetic/07d_quality_words.ipynb #5b3fd9eb
+# %% ../../nbs/synthetic/07d_quality_words.ipynb #47d0aea6
 def within(
     t:pd.DataFrame, # From `over_real`
 )->pd.Series: # boolean, missing where an interval is
@@ -65,7 +65,7 @@ def distance_words(
         if not len(mine): continue
         name, median = label_of(g, bound), number(mine.ratio.median(), ".1f")
         count = f"the median distance is {median} times real against real"
-        if inside.notna().any(): count = f"{int(inside.sum())} of {int(inside.notna().sum())} distances lie within real against real, the median is {median} times it"
+        if (n := int(inside.notna().sum())): count = f"{int(inside.sum())} of {n} distances lie within real against real, the median is {median} times it"
         most = listed(f"{w} ({number(r, '.1f' if r < 100 else ',.0f')} times)" for w,r in zip(far["row"], far.ratio))
         out.append(f"{name[0].upper()}{name[1:]}: {count}; farthest {most}.")
     return out

@@ -197,7 +197,7 @@ def _attention_run(prompt, u, temperature, seconds, k, e, w, keys, values, out):
         _attention_column(x, k+t, w, keys, values)
         if t >= P-1: _come_out(x, u[t-P+1], temperature, e, out[t-P+1])
 
-# %% ../../nbs/synthetic/03_sampling.ipynb #e2b882a3
+# %% ../../nbs/synthetic/03_sampling.ipynb #517c7c50
 CHUNK, PATHS = 500, 16 # Seconds drawn between two lines on how far it is; paths at a time, few enough for their rings to stay in the processor's cache
 
 def generate(
@@ -243,6 +243,7 @@ def _checked(net, steps, prompts, seed, temperature, clock):
     check_tokens(torch.as_tensor(prompts), net.sizes)
     require(steps >= 1 and 0 <= temperature < math.inf, f"steps must be 1 or more and temperature 0 or more; got {steps} and {temperature}.")
     require((clock is None) != net.clock, "Give the clock to a prior that was made with one, and to no other.")
+    require(clock is None or np.shape(clock) == (len(prompts),), f"clock is one second a path ({len(prompts)}); got {np.shape(clock)}.")
     B, R = len(prompts), net.receptive_field
     last = prompts[:,-R:].astype(np.int64)
     prompt = np.concatenate([np.full((B, R-last.shape[1], 3), -1), last], 1)
