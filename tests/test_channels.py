@@ -225,7 +225,7 @@ def test_how_often_one_quote_stands_still():
     ask, bid = (start + np.cumsum([0] + [u[k] for u in up]) for k, start in enumerate((160, 100)))
     g = random_grid(16, np.random.default_rng(0), levels=1).assign(ask_px_1=ask/10, bid_px_1=bid/10, ask_sz_1=1., bid_sz_1=1., buy_vol=0., sell_vol=0.)
     s = fit_channels(g, np.ones(16, bool), levels=1, moves=2)
-    assert s["move"] == [dict(lo=0, values=[0], counts=[10], still=1.), dict(lo=2, values=[2, 3, 4], counts=[3, 1, 1], still=2/3)]
+    assert s["move"] == [dict(lo=0, values=[0], counts=[10], still=1., both=[0]), dict(lo=2, values=[2, 3, 4], counts=[3, 1, 1], still=2/3, both=[2, 1, 0])]
 
 
 @pytest.mark.parametrize("n, levels, sentence", [(5, 10, "has 2 levels"), (0, 2, "no training second")])

@@ -143,6 +143,10 @@ def test_one_quote_stands_still_as_often_as_in_training():
     m, _, _ = quotes(np.tile([1, 5], (5000, 1)), np.tile([0, 1], (5000, 1)), np.tile([-1, 0], (5000, 1)), s, 201, np.random.default_rng(0))
     v, n = np.unique(m[:, 1] - m[:, 0], return_counts=True)
     assert v.tolist() == [2, 4, 6] and np.abs(n/5000 - [.1, .8, .1]).max() < .02  # 4: .7, and a third of what is left
+    s["move"][0]["both"] = [0, 1, 0, 1, 3]  # in the other seconds: never 2 or 4
+    m, _, _ = quotes(np.tile([1, 5], (5000, 1)), np.tile([0, 1], (5000, 1)), np.tile([-1, 0], (5000, 1)), s, 201, np.random.default_rng(0))
+    v, n = np.unique(m[:, 1] - m[:, 0], return_counts=True)
+    assert v.tolist() == [4, 6] and abs(n[0]/5000 - .7) < .02
 
 
 def test_the_first_move_knows_no_change_of_spread():

@@ -140,7 +140,7 @@ def draw(
         out[m] = np.asarray(b["values"])[np.searchsorted(np.cumsum(b["counts"])/sum(b["counts"]), u[m], side="right")]
     return out
 
-# %% ../../nbs/synthetic/00_channels.ipynb #4a9056b8
+# %% ../../nbs/synthetic/00_channels.ipynb #2ed7747f
 FLAT = .25 # Least standard deviation of a channel: a gap that is one tick in all but a few seconds must not count for more than the sizes
 RARE = 50 # Seconds that two neighbouring bins hold together, at least; in a short recording, one in fifty
 
@@ -165,7 +165,7 @@ def fit_channels(
     levels:int=10, # Levels a side
     spreads:int=12, # Bins of the spread, at most
     moves:int=21, # Bins of the mid's move, at most
-)->dict: # levels, tick, lot, locks; mean, std, high (largest of its kind) of each channel; spread and move: bins, those of the move with `still` and `both` (see `decode`)
+)->dict: # levels, tick, lot, locks; mean, std, high (largest of its kind) of each channel; spread and move: bins (still, both: see `decode`)
     "All that channels and tokens need to know, from training seconds only"
     train = np.asarray(train, bool)
     require(train.shape == (len(grid),), f"train must say of each of the {len(grid)} rows whether it may be learnt from; got shape {train.shape}.")

@@ -8,7 +8,8 @@ __all__ = ['STATES', 'CONDITIONALS', 'LAGS', 'FLOW', 'ACF_LAGS', 'MEMORIES', 'TO
            'correlations', 'transition_l1', 'code_distances', 'fact_list', 'beside', 'facts_apart', 'dependences',
            'fig_curves']
 
-# %% ../../nbs/synthetic/06a_conditionals.ipynb #0f331f65
+# %% ../../nbs/synthetic/06a_conditionals.ipynb #27f60467
+from functools import partial
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
@@ -257,7 +258,9 @@ def transition_l1(
     half = np.add.reduceat(np.abs(row(P, p) - row(Q, q)), start, -1)/2
     return (p*np.where(q > 0, half, 1.)).sum(-1)/p.sum(-1)
 
-# %% ../../nbs/synthetic/06a_conditionals.ipynb #97101361
+# %% ../../nbs/synthetic/06a_conditionals.ipynb #bbbba741
+def _known(pair, f, T): return pair.centred(f, T) if T is not None else (np.nan,)*3
+
 def code_distances(
     pair:Pair, # Two grids
     codes:tuple, # Codes of the recording's rows and of the market's, int, -1 where there is none
@@ -272,9 +275,8 @@ def code_distances(
         which, first = _grams(codes, pair, n)
         have = all((w >= 0).any() for w in which)
         T = pair.tally(which, len(first)) if have else None
-        out.append(Distance("codes", "l1", f"{n} in a row" if n > 1 else "single codes", *(pair.centred(histogram_l1, T) if have else (np.nan,)*3)))
-        if n == 2: out.append(Distance("codes", "transitions", "next code",
-                                       *(pair.centred(lambda P, Q: transition_l1(P, Q, first), T) if have else (np.nan,)*3)))
+        out.append(Distance("codes", "l1", f"{n} in a row" if n > 1 else "single codes", *_known(pair, histogram_l1, T)))
+        if n == 2: out.append(Distance("codes", "transitions", "next code", *_known(pair, partial(transition_l1, first=first), T)))
     return out
 
 # %% ../../nbs/synthetic/06a_conditionals.ipynb #97b12737
