@@ -1,0 +1,233 @@
+"Residuals by filtered historical simulation: a known autoregression comes back, paths stay stationary and still, nothing explodes, nothing but training is used."
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lobresearch.errors import ParameterError, TooShortError
+from lobresearch.synthetic.behaviour import behaviour
+from lobresearch.synthetic.residuals import (
+    LIMIT,
+    LINEAR,
+    Donors,
+    atoms,
+    fit_residuals,
+    load_residuals,
+    radius,
+    regression,
+    save_residuals,
+    simulate,
+    sources,
+)
+
+
+def market(n=16_000, seed=0, phi=(.85, .5), stay=.4):
+    "Codes that switch, a mean for each, two correlated autoregressions that stand still together, a count with many zeros, and trades"
+    rng = np.random.default_rng(seed)
+    codes = np.cumsum(rng.random(n) < .1) % 3
+    move = np.where(rng.random(n) < .3, rng.choice([-1, 1], n), 0)
+    mu = np.array([[-1, 0, 0, 0], [0, .5, 0, 0], [1, 0, 0, 0]], float)[codes]
+    u, still = rng.multivariate_normal([0, 0], [[1, .6], [.6, 1]], n)*.5, (rng.random(n) < stay) & (move == 0)
+    x = np.zeros((n, 4))
+    for t in range(1, n):
+        if still[t]: x[t, :3] = x[t-1, :3]
+        else:
+            x[t, :2] = mu[t, :2] + np.array(phi)*(x[t-1, :2] - mu[t-1, :2]) + u[t]
+            gap = x[t-1, 2] # zero nine times of ten
+            x[t, 2] = gap if rng.random() < .8 else (0 if gap else rng.integers(1, 4)*(rng.random() < .2))
+    x[:, 3] = np.where(rng.random(n) < .3 + .2*codes/2, rng.exponential(1, n), 0)
+    return x.astype(np.float32), mu.astype(np.float32), codes, move.astype(float)
+
+
+@pytest.fixture(scope="module")
+def made():
+    x, mu, codes, move = market()
+    return x, mu, codes, move, fit_residuals(x, mu, codes, move, np.zeros(len(x)), np.ones(len(x), bool), drawn=1)
+
+
+def again(made, seed=0, paths=8):
+    "Long paths on the codes of training"
+    x, mu, codes, move, res = made
+    cut = lambda a: a[:len(a)//paths*paths].reshape(paths, -1, *a.shape[1:])
+    return simulate(res, cut(mu), cut(codes), cut(move), np.random.default_rng(seed))
+
+
+def test_a_known_autoregression_comes_back():
+    rng = np.random.default_rng(1)
+    for phi in (-.4, .3, .9):
+        x = np.zeros((12_000, 1), np.float32)
+        for t in range(1, len(x)): x[t] = phi*x[t-1] + rng.normal()
+        flat = np.zeros(len(x), int)
+        res = fit_residuals(x, np.zeros_like(x), flat, flat, flat, np.ones(len(x), bool), drawn=0)
+        assert res.phi[1, 0, 0] == pytest.approx(phi, abs=.03)
+        y = simulate(res, np.zeros((10, 2000, 1)), np.zeros((10, 2000), int), np.zeros((10, 2000)), np.random.default_rng(2))[:, 50:]
+        assert behaviour(y).acf_1[0] == pytest.approx(phi, abs=.04) and y.std() == pytest.approx(x.std(), rel=.06)
+
+
+def test_simulated_paths_have_the_mean_spread_memory_and_stillness_of_training(made):
+    x = made[0]
+    a, b = behaviour(x, np.zeros(len(x))), behaviour(again(made))
+    np.testing.assert_allclose(b["mean"], a["mean"], atol=.06)
+    np.testing.assert_allclose(b.sd, a.sd, rtol=.08)
+    np.testing.assert_allclose(b.acf_1, a.acf_1, atol=.06)
+    np.testing.assert_allclose(b.acf_10, a.acf_10, atol=.08)
+    np.testing.assert_allclose(b.kept, a.kept, atol=.03)
+
+
+def test_channels_stand_still_together_and_move_together(made):
+    x, y = made[0], again(made)
+    still = lambda v: (v[..., 1:, :3] == v[..., :-1, :3]).all(-1).mean()
+    assert still(y) == pytest.approx(still(x), abs=.03)
+    change = lambda v: np.diff(v, axis=-2).reshape(-1, 4)
+    assert np.corrcoef(change(y)[:, :2].T)[0, 1] == pytest.approx(np.corrcoef(change(x)[:, :2].T)[0, 1], abs=.07)
+
+
+def test_a_channel_with_an_atom_keeps_its_values_and_its_share_of_them(made):
+    x, y = made[0][:, 2], again(made)[..., 2]
+    assert set(np.unique(x)) == {0, 1, 2, 3} and (x == 0).mean() > .8
+    assert (y == 0).mean() == pytest.approx((x == 0).mean(), abs=.03)
+
+
+def test_trades_are_those_of_training_given_the_code(made):
+    x, _, codes, _, _ = made
+    y, c = again(made)[..., 3], codes[:len(codes)//8*8].reshape(8, -1)
+    assert np.isin(y, x[:, 3]).all()
+    for k in range(3): assert (y[c == k] > 0).mean() == pytest.approx((x[codes == k, 3] > 0).mean(), abs=.03)
+
+
+def test_equal_seeds_give_equal_paths_and_other_seeds_others(made):
+    a, b, c = again(made, 5), again(made, 5), again(made, 6)
+    assert np.array_equal(a, b) and not np.array_equal(a, c)
+    x, mu, codes, move, res = made
+    five = simulate(res, mu[None, :500], codes[None, :500], move[None, :500], np.random.default_rng(5))
+    assert five.shape == (1, 500, 4) and np.isfinite(five).all()
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(0, 2**32 - 1), st.integers(1, 6), st.floats(.1, 30))
+def test_nothing_explodes_whatever_the_regimes(seed, D, wild):
+    "Growing series, all regimes, kept channels at random: row sums below one, and a path stays where training was"
+    rng = np.random.default_rng(seed)
+    n = 300
+    x = (rng.normal(0, 1, (n, D))*wild*np.exp(np.linspace(0, 4, n))[:, None]).astype(np.float32)
+    x[1:][rng.random((n-1, D)) < .3] = 0
+    flat, move = np.zeros(n, int), rng.integers(-1, 2, n).astype(float)
+    res = fit_residuals(x, np.zeros_like(x), flat, move, flat, np.ones(n, bool), drawn=0)
+    assert (abs(res.phi).sum(-1) <= LIMIT + 1e-5).all() and res.radius < 1 and radius(res.phi) == res.radius
+    y = simulate(res, np.zeros((3, 800, D)), np.zeros((3, 800), int), rng.integers(-1, 2, (3, 800)), rng)
+    assert (y >= x.min(0)).all() and (y <= x.max(0)).all()
+
+
+def test_only_training_seconds_are_used(made):
+    x, mu, codes, move, _ = made
+    train = np.arange(len(x)) < 6000
+    fit = lambda *a: fit_residuals(*a, np.zeros(len(x)), train, drawn=1)
+    rng = np.random.default_rng(0)
+    other = [a.copy() for a in (x, mu, codes, move)]
+    for a in other: a[6000:] = rng.permutation(a[6000:])
+    other[0][6000:] *= 50
+    for v, w in zip(vars(fit(x, mu, codes, move)).values(), vars(fit(*other)).values()): np.testing.assert_array_equal(v, w)
+
+
+def test_no_pair_of_seconds_crosses_a_segment_or_a_hole(made):
+    x, mu, codes, move, res = made
+    n = 400
+    segment, holes = np.arange(n)//100, x[:n].copy()
+    holes[50] = np.nan
+    r = fit_residuals(holes, mu[:n], np.where(np.arange(n) == 70, -1, codes[:n]), move[:n], segment, np.ones(n, bool), drawn=1)
+    assert len(r.kind) == n - 4 - 2 - 2 # first rows, the hole and the row after it, the missing code and the row after it
+    assert len(res.kind) == len(x) - 1
+
+
+def test_numbers_are_followed_across_levels():
+    "Ask two levels up, the bid's best gone, one number new; sizes 10, 20, ... are unlike each other"
+    L = 4
+    before = np.array([[10., 20, 30, 40, 50, 60, 70, 80, 1, 2, 3, 4, 5, 6, 9, 0, 0, 0, 0]])
+    now = np.array([[30., 40, 11, 12, 60, 61, 80, 13, 3, 8, 8, 5, 6, 7, 9, 1, 0, 1, 0]])
+    want = [2, 3, -1, -1, 5, -1, 7, -1, 10, -1, -1, -1, 13, -1, 14, -1, 16, -1, 18]
+    assert sources(now, before, L)[0].tolist() == want
+    assert sources(before, before, L)[0].tolist() == list(range(19))
+
+
+def test_a_book_that_only_shifts_is_simulated_by_shifting():
+    "After each rise the ask's second size becomes the first: in the simulation too, exactly"
+    rng, L, n = np.random.default_rng(3), 3, 3000
+    size, move, raw = list(rng.integers(1, 1000, 3)), rng.integers(0, 2, n), np.zeros((n, 4*L + 3))
+    for t in range(n):
+        if move[t]: size = [*size[1:], rng.integers(1, 1000)]
+        raw[t, :L] = np.log(size)
+    state = dict(levels=L, mean=np.linspace(4, 6, raw.shape[1]), std=np.linspace(1, 2, raw.shape[1]))
+    x = ((raw - state["mean"])/state["std"]).astype(np.float32)
+    flat = np.zeros(n, int)
+    res = fit_residuals(x, np.zeros_like(x), flat, move, flat, np.ones(n, bool), state=state)
+    up = rng.integers(0, 2, (2, 500))
+    y = simulate(res, np.zeros((2, 500, x.shape[1])), np.zeros((2, 500), int), up, rng)*state["std"] + state["mean"]
+    moved, stood = up[:, 1:] == 1, up[:, 1:] == 0
+    for a in (0, 1): assert (abs(y[:, 1:, a] - y[:, :-1, a+1])[moved] < 2e-5).mean() > .99 # sizes may be equal by chance
+    assert (abs(y[:, 1:, :L] - y[:, :-1, :L])[stood] < 2e-5).mean() > .99
+
+
+def test_donors_agree_in_all_that_they_can():
+    rng = np.random.default_rng(0)
+    about = np.stack([rng.integers(0, 3, 4000), rng.integers(0, 2, 4000), rng.integers(0, 2, 4000), rng.integers(0, 2, 4000), rng.integers(0, 3, 4000)], 1)
+    d = Donors(about)
+    first, count, level = d.of(about[:50])
+    assert (level == 0).all()
+    for a, f, n in zip(about[:50], first, count):
+        assert (about[d.order[f:f+n]] == a).all() and n == (about == a).all(1).sum()
+
+
+def test_the_spread_keeps_to_its_token():
+    "The last but four channels' spread is 0 or 1 as its token says, and so is the simulated one"
+    rng, n = np.random.default_rng(5), 6000
+    token = (np.cumsum(rng.random(n) < .2) % 2).astype(int)
+    x = np.stack([token, rng.normal(size=n), *np.zeros((4, n))], 1).astype(np.float32)
+    flat = np.zeros(n, int)
+    res = fit_residuals(x, np.zeros_like(x), flat, flat, flat, np.ones(n, bool), spread=token)
+    want = (np.cumsum(rng.random((2, 1000)) < .3, axis=1) % 2).astype(int)
+    y = simulate(res, np.zeros((2, 1000, 6)), np.zeros((2, 1000), int), np.zeros((2, 1000)), rng, spread=want)
+    assert (y[:, 1:, 0] == want[:, 1:]).mean() > .99
+
+
+def test_regression_against_least_squares_and_its_limit():
+    rng = np.random.default_rng(2)
+    A, m = rng.normal(size=(3000, 3)), rng.normal(size=(3000, 2))
+    y = A @ [.4, .2, 0] + m @ [.5, -1] + rng.normal(0, .1, 3000)
+    b = regression(A, y, 0, m, ridge=0)
+    np.testing.assert_allclose(b, np.linalg.lstsq(np.c_[A, m], y, rcond=None)[0], atol=1e-6)
+    b = regression(A, A @ [.8, .5, -.5], 0, ridge=0)
+    np.testing.assert_allclose(b, [.8, .095, -.095, 0, 0], atol=1e-6) # its own stays, the others share what is left
+    assert regression(np.zeros((0, 2)), np.zeros(0), 0).tolist() == [0]*4
+
+
+def test_atoms_need_their_share():
+    x = np.array([[1, 1, 1], [1, 2, 2], [1, 3, 2], [2, 4, 3]], np.float32)
+    a = atoms(x, .5)
+    assert a[0] == 1 and np.isnan(a[1]) and a[2] == 2
+
+
+def test_what_was_saved_simulates_the_same(made, tmp_path):
+    x, mu, codes, move, res = made
+    save_residuals(tmp_path/"deep/residuals", res)
+    back = load_residuals(tmp_path/"deep/residuals")
+    assert back.drawn == 1 and back.radius == res.radius and (back.kind & 3 == LINEAR).any()
+    assert np.array_equal(again((x, mu, codes, move, back)), again(made))
+
+
+def test_behaviour_leaves_out_seams_and_holes():
+    x = np.array([0, 1, np.nan, 1, 1, 3, 3], np.float32)[:, None]
+    t = behaviour(x, [0, 0, 0, 0, 0, 1, 1], ["depth"])
+    assert t.channel[0] == "depth" and t["mean"][0] == pytest.approx(1.5) and t.kept[0] == pytest.approx(2/3)
+    assert isinstance(t, pd.DataFrame) and np.isnan(t.acf_10[0])
+
+
+def test_mistakes_are_told(made, tmp_path):
+    x, mu, codes, move, res = made
+    flat, all_ = np.zeros(len(x)), np.ones(len(x), bool)
+    with pytest.raises(ParameterError, match="same rows"): fit_residuals(x, mu[1:], codes, move, flat, all_)
+    with pytest.raises(ParameterError, match="between 0 and the 4 channels"): fit_residuals(x, mu, codes, move, flat, all_, drawn=5)
+    with pytest.raises(TooShortError, match="there are 9 where 20"): fit_residuals(x, mu, codes, move, flat, np.arange(len(x)) < 10)
+    with pytest.raises(ParameterError, match=r"must be \(paths, steps, 4\)"): simulate(res, mu[None, :5, :3], codes[None, :5], move[None, :5], None)
+    with pytest.raises(ParameterError, match="finite"): simulate(res, mu[None, :5]*np.nan, codes[None, :5], move[None, :5], None)
+    with pytest.raises(ParameterError, match="fit the residuals first"): load_residuals(tmp_path/"nothing")
