@@ -8,8 +8,9 @@ __all__ = ['STATES', 'CONDITIONALS', 'LAGS', 'FLOW', 'ACF_LAGS', 'MEMORIES', 'TO
            'correlations', 'transition_l1', 'code_distances', 'fact_list', 'beside', 'facts_apart', 'dependences',
            'fig_curves']
 
-# %% ../../nbs/synthetic/06a_conditionals.ipynb #27f60467
+# %% ../../nbs/synthetic/06a_conditionals.ipynb #70fe7248
 from functools import partial
+from itertools import cycle
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
@@ -18,7 +19,7 @@ from ..evidence.bootstrap import MIN_BLOCKS
 from ..market.facts import all_facts, facts_table
 from ..market.labels import ahead
 from ..market.windows import trailing_sum
-from ..plots import OKABE_ITO, size
+from ..plots import COLORS, LABELS, OKABE_ITO, size
 from .distances import Distance, Pair, bars, cells, histogram_l1, in_bars, wasserstein
 
 # %% ../../nbs/synthetic/06a_conditionals.ipynb #14d04101
@@ -308,7 +309,7 @@ def facts_apart(
     "Share of the facts that differ beyond chance; one in twenty would with nothing to find"
     return Distance("facts", "apart", f"{int(t.apart.notna().sum())} facts", float(t.apart.mean()) if t.apart.notna().any() else np.nan, np.nan, np.nan)
 
-# %% ../../nbs/synthetic/06a_conditionals.ipynb #81e8aaa5
+# %% ../../nbs/synthetic/06a_conditionals.ipynb #fddab6c0
 def dependences(
     pair:Pair, # Two grids
     codes:tuple|None=None, # Codes of the recording's rows and of the market's; none if None
@@ -325,11 +326,12 @@ def fig_curves(
 ): # (fig, table)
     "A curve of the recording, black with its band, and of each market"
     fig, ax = (ax.figure, ax) if ax is not None else plt.subplots(figsize=size(.45))
-    first, colors = next(iter(curves.values())), [OKABE_ITO[c] for c in ("blue","orange","green","purple","sky")]
-    x = first.columns[0]
-    for name,c,side,color in [("recording", first, "real", OKABE_ITO["black"]), *((n, c, "market", k) for (n,c),k in zip(curves.items(), colors))]:
+    first, spare = next(iter(curves.values())), cycle(OKABE_ITO[c] for c in ("blue","orange","green","purple","sky"))
+    x, lines = first.columns[0], [("recording", first, "real", OKABE_ITO["black"])]
+    lines += [(LABELS.get(n, n), c, "market", COLORS.get(n) or next(spare)) for n,c in curves.items()]
+    for name,c,side,color in lines:
         ax.plot(c[x], c[side], color=color, label=name, marker="o", ms=3 if len(c) < 15 else 0)
         ax.fill_between(c[x], c[f"{side}_low"], c[f"{side}_high"], color=color, alpha=.2, lw=0)
     ax.axhline(0, color=OKABE_ITO["grey"], lw=.6)
     ax.set(xlabel=xlabel, ylabel=ylabel); ax.legend()
-    return fig, pd.concat([c.assign(market_name=n) for n,c in curves.items()], ignore_index=True)
+    return fig, pd.concat([c.assign(generator=n) for n,c in curves.items()], ignore_index=True)
