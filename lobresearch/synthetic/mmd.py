@@ -191,7 +191,7 @@ def mmd(
     sums = [np.eye(b) for b in pair.blocks] # the weights themselves
     return Distance("sample", "mmd", "state of the book", *centred(f, sums, pair.weights, test.mmd), test.p)
 
-# %% ../../nbs/synthetic/06b_mmd.ipynb #960e3044
+# %% ../../nbs/synthetic/06b_mmd.ipynb #50ab5518
 def real_size(
     pair:Pair, # Two grids, of which the recording is used
     repeats:int=100, # Splits
@@ -201,4 +201,5 @@ def real_size(
     "How often the test of 5 % tells halves of the recording apart, with single points and with blocks that change places"
     x, block, _ = points(pair)[0]
     b = max(1, len(x)//(int(block[-1]) + 1))
-    return size_check([x], (1, b), 2*b, repeats, permutations, seed=seed).assign(block=[EVERY, pair.seconds])
+    t = size_check([x], (1, b) if b > 1 else (1,), 2*b, repeats, permutations, seed=seed)
+    return t.assign(block=[EVERY, pair.seconds][:len(t)])

@@ -23,7 +23,7 @@ from ..forecast.rows import stretches
 from ..forecast.training import pick_precision
 from .codebook import Quantiser, perplexity
 
-# %% ../../nbs/synthetic/01a_vqvae.ipynb #5c49cf4b
+# %% ../../nbs/synthetic/01a_vqvae.ipynb #4f98b80a
 CLIP = 8. # Standard deviations beyond which a channel is as far away as it gets
 
 class Passed(NamedTuple):
@@ -40,7 +40,7 @@ class VqVae(nn.Module):
                  channels:int, # Numbers of a second that the encoder sees; the last is the mid's move
                  outputs:int, # The first so many of them are given back
                  codes:int=128, # K
-                 dim:int=64, # Size of a code's vector
+                 dim:int=16, # Size of a code's vector
                  width:int=64, # Channels inside
                  depth:int=3, # Residual blocks of the encoder; block i has dilation 2^i
                  past:int=1, # Residual blocks of the decoder
@@ -133,9 +133,9 @@ def volatility(
     "Root of the mean absolute move over the window that ends at each second"
     return F.avg_pool1d(x[...,-1].clamp(-CLIP, CLIP).abs()[:,None], window, 1)[:,0].sqrt()
 
-# %% ../../nbs/synthetic/01a_vqvae.ipynb #1b678486
+# %% ../../nbs/synthetic/01a_vqvae.ipynb #d58757ad
 NETWORK = ("codes","dim","width","depth","past","commitment","decay","dead")
-DEFAULTS = dict(codes=128, dim=64, width=64, depth=3, past=1, commitment=.25, decay=.99, dead=.1, top=4., regime=.2, slow=0., drop=.1,
+DEFAULTS = dict(codes=128, dim=16, width=64, depth=3, past=1, commitment=.25, decay=.99, dead=.1, top=4., regime=.2, slow=0., drop=.1,
                 epochs=10, patience=4, warm=2, lr=2e-3, stretches=4, targets=128, clip=1., precision="fp32")
 
 def _check(p):
