@@ -5,15 +5,15 @@
 # %% auto #0
 __all__ = ['CODEBOOK', 'SMALL', 'ensure']
 
-# %% ../../nbs/study/00a_toy_synthetic.ipynb #6a109e26
-import shutil
+# %% ../../nbs/study/00a_toy_synthetic.ipynb #bc6de837
+import json, shutil
 from functools import partial
 from ..forecast.items import item_key, map_items
 from ..run import Stage
 from . import toy
 from ..synthetic.jobs import PRIORS, best_priors, codebook_items, collect, market_items, prior_items, run_item
 
-# %% ../../nbs/study/00a_toy_synthetic.ipynb #04eedd68
+# %% ../../nbs/study/00a_toy_synthetic.ipynb #e4d83934
 CODEBOOK = dict(codes=8, dim=4, width=8, epochs=2, warm=1)
 SMALL = {k: dict(width=8, train=dict(epochs=1), **(dict(window=8) if k == "attention" else dict(depth=3))) for k in PRIORS}
 
@@ -21,15 +21,17 @@ def _synthetic(st):
     keep = st.path("artifacts/items/toy")
     run = lambda items: map_items(partial(run_item, root=st.root), items, 1, keep)
     books = codebook_items(st.root, st.p.data.symbols, 0, CODEBOOK)
-    run(books)
-    priors = prior_items(books, SMALL)
-    markets = market_items(books, best_priors(priors, run(priors)), st.root, paths=8, steps=300, burn=20, generators=["vqvae","bootstrap"])
-    run(markets)
+    codebooks, priors = run(books), prior_items(books, SMALL)
+    fitted = run(priors)
+    markets = market_items(books, best_priors(priors, fitted), st.root, paths=8, steps=300, burn=20, generators=["vqvae","bootstrap"])
+    made = run(markets)
     collect(books + priors + markets, keep, st.root)
     other = [dict(m, seed=1) for m in markets if m["generator"] == "bootstrap"] # stands for the embedded exchange
     run(other)
     for m in other: shutil.copytree(keep/item_key(m)/"grid", st.root/"artifacts/synthetic/markets/exchange", dirs_exist_ok=True)
     st.path("artifacts/synthetic/short.json").write_text("{}\n")
+    told = dict(codebooks=codebooks, priors=fitted, markets=made, chosen={s: "conv" for s in st.p.data.symbols})
+    st.path("artifacts/synthetic/results.json").write_text(json.dumps(told) + "\n")
 
 def ensure(
     st:Stage, # The stage

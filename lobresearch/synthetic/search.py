@@ -125,7 +125,7 @@ def run_trial(
     "Fit one setting and score it on validation: nats that a code saves net of its cost, or minus the nats a prior needs for code, spread and move"
     return dict(codebook=_codebook, prior=_prior)[item["part"]](item, folder, root)
 
-# %% ../../nbs/synthetic/09_search.ipynb #1ff1ac87
+# %% ../../nbs/synthetic/09_search.ipynb #ad48b433
 def seek(
     root, # Folder that holds artifacts/
     item:dict, # From `trial_item`
@@ -141,7 +141,8 @@ def seek(
     require(trials >= 0, f"The number of trials cannot be negative; got {trials}.")
     if not trials: return None
     d = hunt.read_space(SPACES[item["part"]] if space is None else space, knobs(item["part"], item["kind"]))
-    return hunt.search(partial(run_trial, root=root), item, d, trials, item["seed"], Path(root)/keep, batch, workers, Path(root)/log, f"search_{item['part']}", **how)
+    where = Path(root)/keep, batch, workers, Path(root)/log, f"search_{item['part']}"
+    return hunt.search(partial(run_trial, root=root), item, d, trials, item["seed"], *where, **how)
 
 def ranking(
     found, # From `seek`
