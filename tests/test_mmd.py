@@ -40,17 +40,16 @@ def test_a_permutation_is_the_statistic_of_other_labels():
 
 def test_size_on_series_that_remember():
     "Two independent series of one law: blocks of 30 keep the 5 %, single points reject most of the time"
-    rng, p = np.random.default_rng(3), []
-    for _ in range(150):
+    rng, p = np.random.default_rng(3), {1: [], 30: []}
+    for i in range(150):
         x, y = (autoregression(300, .7, rng) for _ in range(2))
-        p.append([M.mmd_test(x, y, b, 99, rng).p for b in (1, 30)])
-    rate = (np.array(p) <= .05).mean(0)
-    assert rate[0] > .5 and rate[1] < .10 # two standard errors above 5 % are 8.6 %
+        for b in p: p[b] += [M.mmd_test(x, y, b, 99, rng).p] if b > 1 or i < 30 else []
+    assert np.mean(np.array(p[1]) <= .05) > .5 and np.mean(np.array(p[30]) <= .05) < .10 # two standard errors above 5 % are 8.6 %
 
 
 def test_without_memory_single_points_do_too():
     rng = np.random.default_rng(4)
-    rate = np.mean([M.mmd_test(*rng.normal(size=(2, 200, 2)), 1, 99, rng).p <= .05 for _ in range(150)])
+    rate = np.mean([M.mmd_test(*rng.normal(size=(2, 100, 2)), 1, 99, rng).p <= .05 for _ in range(150)])
     assert rate < .10
 
 
@@ -93,3 +92,12 @@ def test_too_little_gets_a_sentence():
     with pytest.raises(TooShortError, match="one and the same"): M.mmd_test(x, x, 10)
     with pytest.raises(TooShortError, match="two blocks"): M.mmd_test(x + np.arange(100)[:, None], x, 80)
     with pytest.raises(TooShortError, match="no four stretches"): M.size_check([x], stretch=50)
+
+
+def test_the_size_on_a_recording(grids):
+    a = grids[0]
+    t = M.real_size(Pair(a, a, .1), 40, 40)
+    assert t.block.tolist() == [10, 120] and (t.splits == 40).all() and (t.high > .05).all()
+    slow = a.assign(ask_sz_1=np.exp(np.sin(np.arange(2400)/150))*a.ask_sz_1) # a swing of a quarter of an hour
+    assert M.real_size(Pair(slow, slow, .1), 40, 40).low[0] > .2
+    assert M.real_size(Pair(a, a, .1, block=10), 40, 40).block.tolist() == [10] # a point a block: one test, not two
