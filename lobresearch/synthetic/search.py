@@ -81,7 +81,7 @@ def trial_item(
                 data=data_fingerprint(root, symbol) if part == "codebook" else fingerprint(codes),
                 code=fingerprint(*(importlib.import_module(f"lobresearch.{n}").__file__ for n in names)), **own)
 
-# %% ../../nbs/synthetic/09_search.ipynb #71f9b5f3
+# %% ../../nbs/synthetic/09_search.ipynb #9c808936
 def _rows(item, root):
     "Grid in snapshot form and the role of each second; sealed seconds have none"
     grid = snapshot_form(load_grid(Path(root)/"artifacts/grid", item["symbol"]))
@@ -111,7 +111,7 @@ def _prior(item, folder, root):
     kind, own = PRIORS[item["kind"]]
     sizes = dict(codes=net.config["codes"], spreads=len(state["spread"]), moves=len(state["move"]))
     prior = make_prior(kind, {**sizes, **own, **item["net"]}, item["seed"])
-    t, segment = table[["code","spread","move"]].to_numpy(np.int64), grid["segment"].to_numpy()
+    t, segment = table[["code","spread","move"]].to_numpy(np.int64, copy=True), grid["segment"].to_numpy()
     fit_prior(prior, t, segment, role, item["seed"], tell=lambda text: status(folder, text), **item["train"])
     n = nats(prior, t, segment, role == "valid")[role == "valid"]
     mean = np.nanmean(n, 0) if np.isfinite(n).any() else np.full(3, np.nan)
