@@ -81,13 +81,13 @@ def seconds(
         require(state.k[TRADES] <= room, f"More than {room} trades in {CHUNK//4} s: the parameters make the market run away.", DataError)
         yield rec._replace(trades=rec.trades[:state.k[TRADES]])
 
-# %% ../../nbs/synthetic/05a_fitted_exchange.ipynb #62740b71
+# %% ../../nbs/synthetic/05a_fitted_exchange.ipynb #f58034f6
 LEAST, MOST = np.log([.05, 1.1, .005, 1.]), np.log([400., 3., 20., 10_000.]) # limit orders a second, cancellations for each, market orders a second, lots of one
 CALM = Exchange(latent=0., fast=0., middle=0., slow=0., season=0., cap=2500.)
 
 def _knobs(x, size):
     "Parameters from the logarithms of the four knobs and the mean order in lots; market orders take 60 % of what limit orders bring, at most"
-    limit, thin, market, taker = np.exp(np.clip(x, LEAST, MOST))
+    limit, thin, market, taker = np.exp(np.clip(x, LEAST, MOST)).tolist()
     return CALM._replace(limit=limit, cancel=limit*thin, market=market, taker=max(1., min(taker, .6*limit*size/market)), size=size)
 
 def _simulated(par, steps, seed):
@@ -118,7 +118,7 @@ def _turned(aim, size, rounds, steps, seed):
         x += np.clip(.9**i*np.array([.6*lack[0] - .2*lack[1], .1*lack[0] + .15*lack[1], lack[2], lack[3]]), -.7, .7)
     return best
 
-# %% ../../nbs/synthetic/05a_fitted_exchange.ipynb #f5dc0708
+# %% ../../nbs/synthetic/05a_fitted_exchange.ipynb #1eb4f4f5
 class Fitted(NamedTuple):
     "An embedded market that stands for a symbol"
     par: NamedTuple # Its parameters
@@ -128,6 +128,14 @@ class Fitted(NamedTuple):
     mid: float # Median of the training seconds, units of price
     clock: tuple # First and last training second, microseconds
     truth: bool # Whether the recording was made by this very market
+
+def _scaled(par, scale):
+    "All sizes times `scale`, or more where rounding them to whole lots would let market orders take more than the limit orders bring"
+    while True:
+        out = par._replace(size=float(par.size*scale), taker=float(par.taker*scale), cap=float(max(2., par.cap*scale)))
+        tab = tables(out)
+        if scale >= 1 or out.market*tab.market.mean() <= .65*out.limit*tab.limit.mean(): return out
+        scale *= 1.25
 
 def fit_exchange(
     grid:pd.DataFrame, # Recording; rows that are not training are not looked at
@@ -147,9 +155,9 @@ def fit_exchange(
     coarse = max(1, round(spread/1.1))
     aim = _logs((var/coarse**2, spread/coarse, trades, volume, touch))
     _, par, queue = min((_turned(aim, size, rounds, steps, seed) for size in (200., 400., 800.)), key=lambda b: b[0])
-    scale, pace = touch/queue, Exchange()
-    par = par._replace(size=par.size*scale, taker=par.taker*scale, cap=max(2., par.cap*scale), fast=pace.fast, middle=pace.middle, slow=pace.slow)
-    return Fitted(Exchange(*map(float, par[:-1]), par.max_spread), tick, coarse, lot, mid, clock, False)
+    pace = Exchange()._asdict()
+    par = _scaled(par, touch/queue)._replace(**{k: pace[k] for k in ("fast","middle","slow")})
+    return Fitted(par, tick, coarse, lot, mid, clock, False)
 
 # %% ../../nbs/synthetic/05a_fitted_exchange.ipynb #ecc19830
 LOWEST = 1_000 # Ticks: a price below it starts there, so that it cannot fall to zero

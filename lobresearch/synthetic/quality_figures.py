@@ -6,11 +6,11 @@
 __all__ = ['GENERATORS', 'MARKS', 'KEY', 'SHORT', 'SHOWN', 'CLASSIFIER', 'over_real', 'present', 'dots', 'key_of', 'words_of',
            'chosen_rows', 'fig_summary', 'fig_curves', 'fig_discriminator', 'fig_copies', 'fig_transfer']
 
-# %% ../../nbs/synthetic/07c_quality_figures.ipynb #3a4bc577
+# %% ../../nbs/synthetic/07c_quality_figures.ipynb #88b4488a
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-from ..errors import require
+from ..errors import TooShortError, require
 from ..plots import COLORS, LABELS, OKABE_ITO, WIDTH
 
 # %% ../../nbs/synthetic/07c_quality_figures.ipynb #5ac6b88f
@@ -77,7 +77,7 @@ def key_of(
     if real: h += [plt.Rectangle((0, 0), 1, 1, color=OKABE_ITO["grey"], alpha=.25, lw=0, label=real)]
     fig.legend(handles=h, loc="outside upper center", ncols=len(h))
 
-# %% ../../nbs/synthetic/07c_quality_figures.ipynb #e20273c4
+# %% ../../nbs/synthetic/07c_quality_figures.ipynb #d1dd502d
 SHORT = {"next_move": "next move", "next_abs_move": "size of the next move", "volatility": "volatility", "imbalance": "imbalance of best queues",
          "log_volume": "volume", "log_ask": "size at best ask", "log_bid": "size at best bid"}
 
@@ -118,7 +118,7 @@ def fig_summary(
     t = chosen_rows(over_real(table))
     t = t[t.ratio.notna()]
     symbols, rows = list(dict.fromkeys(t.symbol)), list(dict.fromkeys(t["row"]))
-    require(len(rows) > 0, "No distance can be set against real against real.")
+    require(len(rows) > 0, "No distance can be set against real against real.", TooShortError)
     fig, axs = plt.subplots(1, len(symbols), figsize=(WIDTH, .9 + .235*len(rows)), sharey=True, squeeze=False)
     heads = t.drop_duplicates("row").set_index("row").group.replace(["discriminator","facts"], "sample").reindex(rows).tolist()
     for ax,s in zip(axs[0], symbols):
