@@ -193,7 +193,7 @@ def histogram_l1(
     "Sum of the differences between two histograms"
     return np.abs(P/P.sum(-1, keepdims=True) - Q/Q.sum(-1, keepdims=True)).sum(-1)
 
-# %% ../../nbs/synthetic/06_distances.ipynb #5d3b4ba2
+# %% ../../nbs/synthetic/06_distances.ipynb #94924b90
 def cells(
     values:tuple, # Two samples, (rows,) each, NaN left out
     most:int=CELLS, # Cells at most
@@ -215,12 +215,14 @@ def cells(
 def bars(
     real, # Real sample, (rows,), NaN left out
     most:int=BARS, # Bars at most
+    beyond:bool=True, # With bars of their own for what lies below or above all of the sample
 )->np.ndarray: # Edges between the bars
     "Bars of a histogram: every value its own where there are few, else equal shares of the recording"
     x = real[np.isfinite(real)]
     u = np.unique(x)
     if len(u) <= most: return np.stack([np.nextafter(u, -np.inf), u], 1).ravel() # also a bar for what lies between two values
-    return np.unique(np.quantile(x, np.linspace(0, 1, most+1), method="inverted_cdf"))
+    inner = np.quantile(x, np.linspace(0, 1, most+1)[1:-1], method="inverted_cdf")
+    return np.unique(np.r_[np.nextafter(u[0], -np.inf), inner, u[-1]] if beyond else inner)
 
 def in_bars(
     edges, # From `bars`
