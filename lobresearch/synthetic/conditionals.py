@@ -47,9 +47,9 @@ def conditional_w1(
     share = R.sum(-1)/R.sum((-2,-1))[...,None]
     return (share*wasserstein(some(R, 1.), some(M, M.sum(-2, keepdims=True)), at)).sum(-1)
 
-# %% ../../nbs/synthetic/06a_conditionals.ipynb #21062e18
+# %% ../../nbs/synthetic/06a_conditionals.ipynb #1c91aafb
 def _states(given, what):
-    edges = bars(given[0], STATES)
+    edges = bars(given[0], STATES, False)
     return len(edges) + 1, [np.where(np.isfinite(w), in_bars(edges, g), -1) for g,w in zip(given, what)]
 
 def conditional(

@@ -4,10 +4,11 @@
 
 # %% auto #0
 __all__ = ['MATCHED', 'OTHERS', 'LEAST', 'MOST', 'CALM', 'LOWEST', 'moments', 'seconds', 'Fitted', 'fit_exchange',
-           'exchange_market', 'compare']
+           'exchange_market', 'compare', 'fig_moments']
 
-# %% ../../nbs/synthetic/05a_fitted_exchange.ipynb #e06bfd90
+# %% ../../nbs/synthetic/05a_fitted_exchange.ipynb #264f2ad1
 from typing import NamedTuple
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from numba import njit
@@ -16,6 +17,7 @@ from ..data.exchange import ASK, BID, RING, TRADES, Exchange, new_record, recomp
 from ..data.grid import grid_columns
 from ..data.simulate import CHUNK, DAY, LOT, MARKETS, TICK
 from ..errors import DataError, TooShortError, require
+from ..plots import COLORS, OKABE_ITO, size as figure_size
 from .bars import market_clock
 from .channels import depth, exact, lot_size, snapshot_form, whole
 from .decode import START
@@ -118,7 +120,7 @@ def _turned(aim, size, rounds, steps, seed):
         x += np.clip(.9**i*np.array([.6*lack[0] - .2*lack[1], .1*lack[0] + .15*lack[1], lack[2], lack[3]]), -.7, .7)
     return best
 
-# %% ../../nbs/synthetic/05a_fitted_exchange.ipynb #1eb4f4f5
+# %% ../../nbs/synthetic/05a_fitted_exchange.ipynb #8d59ffc6
 class Fitted(NamedTuple):
     "An embedded market that stands for a symbol"
     par: NamedTuple # Its parameters
@@ -146,7 +148,7 @@ def fit_exchange(
     steps:int=4000, # Seconds of a trial run at the ordinary pace
 )->Fitted:
     "The embedded exchange with the recording's tick, lot and price, its knobs turned until four moments fit"
-    g = grid[np.asarray(train, bool)]
+    g = grid[np.asarray(train, bool)].dropna(subset=["ask_px_1","bid_px_1"])
     require(len(g) >= 60, f"{len(g)} training seconds are too few to fit an exchange to; 60 are needed.", TooShortError)
     clock, mid = (int(g.index[0]), int(g.index[-1])), float(np.nanmedian(.5*(g.ask_px_1 + g.bid_px_1)))
     if symbol in MARKETS: return Fitted(MARKETS[symbol].par, TICK, 1, LOT, mid, clock, True)
@@ -212,3 +214,22 @@ def compare(
     "The moments of a recording beside those of the fitted exchange"
     a, b = (moments(g, fit.tick, fit.lot) for g in (recorded, market))
     return pd.DataFrame([dict(moment=k, unit=u, recorded=a[k], fitted=b[k], matched=k in MATCHED) for k,u in (MATCHED | OTHERS).items()])
+
+# %% ../../nbs/synthetic/05a_fitted_exchange.ipynb #b94cdec4
+def fig_moments(
+    tables:dict, # Symbol to its table, from `compare` or as it was written
+): # Figure
+    "Fitted moments over recorded ones; those without a ratio are left out"
+    fig, axes = plt.subplots(1, len(tables), figsize=figure_size(.45), sharey=True, squeeze=False)
+    names = [*MATCHED, *OTHERS]
+    for ax, (symbol, t) in zip(axes[0], tables.items(), strict=True):
+        r = (t.fitted/t.recorded.where(t.recorded > 0)).clip(1e-3, 1e3).to_numpy(float)
+        y = np.array([-names.index(k) for k in t.moment])
+        ok = (r > 1e-3) & np.isfinite(r)
+        ax.axvline(1, color=OKABE_ITO["grey"], lw=.8)
+        for what, face in ((True, COLORS["exchange"]), (False, "white")):
+            m = ok & (t.matched.to_numpy(bool) == what)
+            ax.plot(r[m], y[m], "o", ms=5, mfc=face, mec=COLORS["exchange"])
+        ax.set(xscale="log", title=symbol, xlabel="fitted / recorded", xlim=(.05, 20), ylim=(-len(names) + .5, .5))
+        ax.set_yticks(-np.arange(len(names)), names)
+    return fig

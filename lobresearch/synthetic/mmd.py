@@ -132,10 +132,11 @@ def size_check(
         rows.append(dict(block=b, rate=found/len(p), low=ci.low, high=ci.high, splits=len(p)))
     return pd.DataFrame(rows)
 
-# %% ../../nbs/synthetic/06b_mmd.ipynb #03264d6d
+# %% ../../nbs/synthetic/06b_mmd.ipynb #3b92390c
 def fig_size(
     table:pd.DataFrame, # From `size_check`
     level:float=.05, # Of the test
+    unit:str="points", # In which blocks are counted; s for `real_size`
     ax=None, # Axes to draw on
 ): # (fig, table)
     "How often the test rejects where nothing differs, against the length of its blocks"
@@ -143,7 +144,7 @@ def fig_size(
     at = np.arange(len(table))
     ax.errorbar(at, table.rate, [table.rate - table.low, table.high - table.rate], fmt="o", color=OKABE_ITO["blue"])
     ax.axhline(level, color=OKABE_ITO["grey"], lw=.8, ls="--")
-    ax.set(xticks=at, xticklabels=table.block, ylim=(-.02, 1.02), xlabel="points of a block", ylabel="rejected, share of splits")
+    ax.set(xticks=at, xticklabels=table.block, ylim=(-.02, 1.02), xlabel=f"length of a block, {unit}", ylabel="rejected, share of splits")
     return fig, table
 
 # %% ../../nbs/synthetic/06b_mmd.ipynb #8b46fd19
@@ -173,7 +174,7 @@ def points(
         out.append((z[use], block, outer[use][first]))
     return out
 
-# %% ../../nbs/synthetic/06b_mmd.ipynb #b4c92254
+# %% ../../nbs/synthetic/06b_mmd.ipynb #9495caf2
 def mmd(
     pair:Pair, # Two grids
     permutations:int=500, # Of the test
@@ -187,9 +188,10 @@ def mmd(
     K, n = kernel_sums(both, np.r_[i, j + first], bandwidth(both))
     test = permutation_test(K, n, np.arange(len(K)) < first, permutations, np.random.default_rng([seed, len(K)]))
     fill = lambda a, b: np.concatenate([a, b], -1)
-    f = lambda A, B: np.sqrt(np.maximum(mmd_squared(K, n, fill(A[...,u], 0*B[...,w]), fill(0*A[...,u], B[...,w])), 0))
+    f = lambda A, B: mmd_squared(K, n, fill(A[...,u], 0*B[...,w]), fill(0*A[...,u], B[...,w]))
     sums = [np.eye(b) for b in pair.blocks] # the weights themselves
-    return Distance("sample", "mmd", "state of the book", *centred(f, sums, pair.weights, test.mmd), test.p)
+    _, low, high = centred(f, sums, pair.weights) # of the square, which may be below zero
+    return Distance("sample", "mmd", "state of the book", test.mmd, *np.sqrt(np.maximum((low, high), 0)), test.p)
 
 # %% ../../nbs/synthetic/06b_mmd.ipynb #50ab5518
 def real_size(

@@ -100,8 +100,8 @@ def times(
     if clock is None: return None
     return torch.as_tensor(np.asarray(clock, float)[which][:,None] + np.arange(-context, targets))
 
-# %% ../../nbs/synthetic/02a_prior_training.ipynb #e03a9a20
-DEFAULTS = dict(epochs=30, patience=4, stretches=8, targets=256, lr=2e-3, weight_decay=.01, clip=1., average=.99)
+# %% ../../nbs/synthetic/02a_prior_training.ipynb #b3050154
+DEFAULTS = dict(epochs=16, patience=4, stretches=2, targets=512, lr=4e-3, weight_decay=.01, clip=1., average=.98)
 
 def fit_prior(
     net:Prior, # The prior; in the end it has its best weights
