@@ -252,3 +252,10 @@ def test_the_same_seed_gives_the_same_table():
     a, b, c = (D.distance_table(grid(), paths(), TICK, resamples=20, seed=s) for s in (1, 1, 2))
     pd.testing.assert_frame_equal(a, b)
     assert (a.value - c.value).abs().max() < 1e-12 and (a.high - c.high).abs().max() > 0
+
+
+def test_states_are_shares_of_the_recording_and_take_in_what_lies_beyond(pair):
+    x, g = C.of_pair(pair, "next_move"), pair.values("imbalance")
+    states, (real, _) = C._states((g[0], 3*g[1]), x)
+    assert states == C.STATES and np.bincount(real[real >= 0]).min() > .19*(real >= 0).sum()
+    assert (C._states((g[0], g[1] + 9), x)[1][1][np.isfinite(x[1])] == C.STATES - 1).all()

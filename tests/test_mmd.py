@@ -101,3 +101,9 @@ def test_the_size_on_a_recording(grids):
     slow = a.assign(ask_sz_1=np.exp(np.sin(np.arange(2400)/150))*a.ask_sz_1) # a swing of a quarter of an hour
     assert M.real_size(Pair(slow, slow, .1), 40, 40).low[0] > .2
     assert M.real_size(Pair(a, a, .1, block=10), 40, 40).block.tolist() == [10] # a point a block: one test, not two
+
+
+def test_the_interval_of_a_distance_near_zero_is_not_a_point(grids):
+    a, b = grids
+    d = M.mmd(Pair(a, b, .1))
+    assert d.low == 0 and d.high > d.value

@@ -120,7 +120,7 @@ def _turned(aim, size, rounds, steps, seed):
         x += np.clip(.9**i*np.array([.6*lack[0] - .2*lack[1], .1*lack[0] + .15*lack[1], lack[2], lack[3]]), -.7, .7)
     return best
 
-# %% ../../nbs/synthetic/05a_fitted_exchange.ipynb #8d59ffc6
+# %% ../../nbs/synthetic/05a_fitted_exchange.ipynb #707f1267
 class Fitted(NamedTuple):
     "An embedded market that stands for a symbol"
     par: NamedTuple # Its parameters
@@ -158,7 +158,7 @@ def fit_exchange(
     aim = _logs((var/coarse**2, spread/coarse, trades, volume, touch))
     _, par, queue = min((_turned(aim, size, rounds, steps, seed) for size in (200., 400., 800.)), key=lambda b: b[0])
     pace = Exchange()._asdict()
-    par = _scaled(par, touch/queue)._replace(**{k: pace[k] for k in ("fast","middle","slow")})
+    par = _scaled(par, touch/queue)._replace(**{k: pace[k] for k in ("fast","middle")})
     return Fitted(par, tick, coarse, lot, mid, clock, False)
 
 # %% ../../nbs/synthetic/05a_fitted_exchange.ipynb #ecc19830
