@@ -110,7 +110,7 @@ def fig_usage(
     np.ravel(axs)[0].set_ylabel("% of seconds (dashed: all alike)")
     return fig, pd.DataFrame(rows)
 
-# %% ../../nbs/synthetic/01b_code_figures.ipynb #f848283d
+# %% ../../nbs/synthetic/01b_code_figures.ipynb #106584f6
 def fig_reconstruction(
     x, # float32 (rows, D), standardised channels
     mean, # float32 (rows, D), from `decode_mean`
@@ -137,8 +137,10 @@ def fig_shares(
 ): # (fig, kinds)
     "Share of each kind of channel that the codes give back on rows they did not learn from"
     fig, ax = plt.subplots(figsize=size(.32))
-    for k,(name,marker) in enumerate(zip(kinds, "osD^vP"*len(kinds.columns))): ax.plot(kinds[name], np.arange(len(kinds)) + .12*(k-(len(kinds.columns)-1)/2), marker, ms=5, label=name)
+    for k,name in enumerate(kinds):
+        ax.plot(kinds[name], np.arange(len(kinds)) + .12*(k-(len(kinds.columns)-1)/2), "osD^vP"[k % 6], ms=5, label=name)
     ax.axvline(0, color=OKABE_ITO["grey"], lw=.6)
-    ax.set(yticks=range(len(kinds)), yticklabels=kinds.index, xlabel="share of the variance that the codes give back", xlim=(min(-.05, max(kinds.min().min(), -1)), 1))
+    ax.set(yticks=range(len(kinds)), yticklabels=kinds.index, xlabel="share of the variance that the codes give back",
+           xlim=(min(-.05, max(kinds.min().min(), -1)), 1))
     ax.invert_yaxis(); ax.legend()
     return fig, kinds

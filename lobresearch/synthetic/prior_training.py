@@ -100,7 +100,7 @@ def times(
     if clock is None: return None
     return torch.as_tensor(np.asarray(clock, float)[which][:,None] + np.arange(-context, targets))
 
-# %% ../../nbs/synthetic/02a_prior_training.ipynb #b3050154
+# %% ../../nbs/synthetic/02a_prior_training.ipynb #c4f6b27a
 DEFAULTS = dict(epochs=16, patience=4, stretches=2, targets=512, lr=4e-3, weight_decay=.01, clip=1., average=.98)
 
 def fit_prior(
@@ -118,7 +118,7 @@ def fit_prior(
     while not run.over():
         run.note(run.epoch())
         h = run.history[-1]
-        tell(f"epoch {h['epoch']}/{run.p['epochs']}, nats a second {h['loss']:.3f} in training, {h['valid_loss']:.3f} in validation ({h['valid_code']:.3f} for the code)")
+        tell(f"epoch {h['epoch']}/{run.p['epochs']}, nats a second: training {h['loss']:.3f}, validation {h['valid_loss']:.3f}, its code {h['valid_code']:.3f}")
     net.load_state_dict(run.best)
     net.eval()
     return run.history
