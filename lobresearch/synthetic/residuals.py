@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['ATOM', 'LIMIT', 'NEAREST', 'RIDGE', 'LEAST', 'NEIGHBOURS', 'MEMORY', 'ROUNDS', 'PIECES', 'PIECE', 'SETTLE', 'TRIES',
-           'REACH', 'COPIED', 'TO_ATOM', 'WHOLE', 'LINEAR', 'WAS_ATOM', 'KEYS', 'atoms', 'regression', 'radius',
-           'sources', 'Residuals', 'fit_residuals', 'Donors', 'simulate', 'save_residuals', 'load_residuals']
+           'COPIED', 'TO_ATOM', 'WHOLE', 'LINEAR', 'WAS_ATOM', 'KEYS', 'atoms', 'regression', 'radius', 'sources',
+           'Residuals', 'fit_residuals', 'Donors', 'simulate', 'save_residuals', 'load_residuals']
 
 # %% ../../nbs/synthetic/03a_residuals.ipynb #65291678
 import json
@@ -16,7 +16,7 @@ import numpy as np
 from safetensors.numpy import load_file, save_file
 from ..errors import TooShortError, require
 
-# %% ../../nbs/synthetic/03a_residuals.ipynb #4e359913
+# %% ../../nbs/synthetic/03a_residuals.ipynb #e7f5cfcf
 ATOM = .1 # A value that makes up at least this share of a channel's training seconds is an atom
 LIMIT = .99 # Largest sum of absolute coefficients of a channel
 NEAREST = 6 # Channels of the second before that a channel is regressed on, its own among them
@@ -25,7 +25,6 @@ LEAST = 20 # Donors that a key must have; with fewer a coarser one is used
 NEIGHBOURS, MEMORY = 8, .1 # Donors of which the one before which trade was most alike is taken; weight of a second in the running mean of trades
 ROUNDS, PIECES, PIECE, SETTLE = 4, 16, 1500, 100 # Of the check of mean and spread: rounds, paths, most steps of a path, steps dropped
 TRIES = 8 # Donors tried for a channel that was, or was not, at its atom
-REACH = 4 # Levels by which a book may shift in a second
 COPIED, TO_ATOM, WHOLE, LINEAR = 0, 1, 2, 3 # What a channel did in a donor second
 WAS_ATOM = 4 # Added to it if the channel was at its atom in the second before
 
@@ -71,35 +70,31 @@ def radius(
     "Largest spectral radius of the regimes"
     return float(max(abs(np.linalg.eigvals(p)).max() for p in np.asarray(phi, float)))
 
-# %% ../../nbs/synthetic/03a_residuals.ipynb #a600056e
-def _shift(now, before, levels, reach):
-    "Level of the second before that each size of a side equals, by the shift that fits most of them; -1 where none does"
-    out, best = np.full(now.shape, -1), np.full(now.shape, -np.inf)
-    for k in sorted(range(-reach, reach + 1), key=abs):
-        to, frm = slice(max(-k, 0), levels - max(k, 0)), slice(max(k, 0), levels - max(-k, 0))
-        same = np.zeros(now.shape, bool)
-        same[:,to] = now[:,to] == before[:,frm]
-        much = np.where(same, same.sum(1, keepdims=True), -np.inf)
-        out, best = np.where(much > best, np.arange(levels) + k, out), np.maximum(much, best)
-    return out
+# %% ../../nbs/synthetic/03a_residuals.ipynb #1b92a312
+def _places(raw, levels):
+    "Half ticks from the mid to each level, (rows, levels) of the ask and of the bid"
+    L, G = levels, levels - 1
+    gap, half = np.rint(np.exp(raw[:,2*L:2*L+2*G])), np.rint(np.expm1(raw[:,4*L-2:4*L-1]))
+    return [np.concatenate([half, half + 2*np.cumsum(gap[:,k:k+G], axis=1)], axis=1) for k in (0, G)]
 
 def sources(
     now, # Raw channels of some seconds, (rows, D), in the order of `channel_names`
     before, # Those of the second before each
+    move, # Of the mid in between, half ticks, (rows,)
     levels:int, # Levels a side
-)->np.ndarray: # int16 (rows, D): the channel of the second before that has the same value, -1 where none is meant
-    "From where the numbers of a book were copied"
-    own, L, G = np.arange(now.shape[1]), levels, levels - 1
-    out = np.where(now == before, own, -1).astype(np.int16)
-    for a, g in ((0, 2*L), (L, 2*L + G)): # sizes and gaps of a side
-        level = _shift(now[:,a:a+L], before[:,a:a+L], L, min(REACH, G))
-        out[:,a:a+L] = np.where(level >= 0, level + a, -1)
-        frm = level[:,1:] - 1 # the gap of level l stands at l - 2
-        there = (frm >= 0) & (now[:,g:g+G] == np.take_along_axis(before[:,g:g+G], np.maximum(frm, 0), 1))
-        out[:,g:g+G] = np.where(there, frm + g, out[:,g:g+G])
+)->np.ndarray: # int16 (rows, D): the channel of the second before with which each is to be compared, -1 at a price that was not in the book
+    "From where the numbers of a book come"
+    L, G, out = levels, levels - 1, np.tile(np.arange(now.shape[1], dtype=np.int16), (len(now), 1))
+    for side, (a, b) in enumerate(zip(_places(now, L), _places(before, L))):
+        same = (a + (1 - 2*side)*move[:,None])[:,:,None] == b[:,None,:]
+        level = np.where(same.any(2), same.argmax(2), -1)
+        out[:,side*L:(side+1)*L] = np.where(level >= 0, level + side*L, -1)
+        there = (level[:,1:] > 0) & (level[:,:-1] == level[:,1:] - 1)
+        g = 2*L + side*G
+        out[:,g:g+G] = np.where(there, level[:,1:] - 1 + g, out[:,g:g+G])
     return out
 
-# %% ../../nbs/synthetic/03a_residuals.ipynb #912432a7
+# %% ../../nbs/synthetic/03a_residuals.ipynb #7424ac04
 @dataclass
 class Residuals:
     "What is needed to simulate, all of it from training seconds"
@@ -107,7 +102,7 @@ class Residuals:
     pull:np.ndarray # float32 (3, 2, D): of the means of the second before and of now
     value:np.ndarray # float32 (donors, D): innovation, or the value itself where it is taken whole
     kind:np.ndarray # uint8 (donors, D): COPIED, TO_ATOM, WHOLE or LINEAR, and WAS_ATOM
-    source:np.ndarray # int16 (donors, D): channel that a copied one is copied from, -1 where it is not copied
+    source:np.ndarray # int16 (donors, D): channel of the second before that it is copied from or moves on from, -1 where there is none
     about:np.ndarray # int32 (donors, 5): code, whether it changed, spread, spread of the second before, sign of the mid's move plus one
     traded:np.ndarray # float32 (donors, 2 drawn): the channels taken whole, in the second before and on average before
     calm:np.ndarray # float32 (2 drawn,): standard deviation of these
@@ -127,37 +122,41 @@ def _pairs(x, mean, codes, move, segment, train):
     out[1:] &= ok[:-1] & (segment[1:] == segment[:-1]); out[:1] = False
     return np.flatnonzero(out)
 
-def _kinds(now, before, source, atom, drawn):
+def _kinds(now, before, source, same, atom, drawn):
     "What each channel did in each donor second"
     was, kind = before == atom, np.full(now.shape, LINEAR, np.uint8)
-    kind[was] = WHOLE; kind[now == atom] = TO_ATOM; kind[source >= 0] = COPIED
+    kind[was | (source < 0)] = WHOLE; kind[now == atom] = TO_ATOM; kind[same] = COPIED
     kind += WAS_ATOM*was.astype(np.uint8)
     if drawn: kind[:,-drawn:] = WHOLE
     return kind
 
-def _copies(now, before, state):
-    "(source of each channel, its scale)"
-    own = np.arange(now.shape[1])
-    if state is None: return np.where(now == before, own, -1).astype(np.int16), np.stack([np.ones(len(own)), np.zeros(len(own))]).astype(np.float32)
+def _follow(now, before, move, state):
+    "(source of each channel, whether its value is the same, scale of the channels)"
+    D = now.shape[1]
+    if state is None: return np.tile(np.arange(D, dtype=np.int16), (len(now), 1)), now == before, np.stack([np.ones(D), np.zeros(D)]).astype(np.float32)
     scale = np.stack([state["std"], state["mean"]])
-    raw = [np.rint((v*scale[0] + scale[1])*1e4) for v in (now.astype(float), before.astype(float))]
-    return sources(*raw, state["levels"]), scale.astype(np.float32)
+    a, b = (v.astype(float)*scale[0] + scale[1] for v in (now, before))
+    source = sources(a, b, np.rint(move), state["levels"])
+    same = (source >= 0) & (np.rint(1e4*a) == np.rint(1e4*np.take_along_axis(b, np.maximum(source, 0).astype(int), 1)))
+    return source, same, scale.astype(np.float32)
 
-# %% ../../nbs/synthetic/03a_residuals.ipynb #508f3a0b
-def _fit(e0, e, mean0, mean, d, rows):
+# %% ../../nbs/synthetic/03a_residuals.ipynb #b7db8c24
+def _fit(lag, e0, e, mean0, mean, d, rows):
     "One channel in one regime"
     at = np.flatnonzero(rows)
-    return regression(e0[at], e[at,d], d, np.stack([mean0[at,d], mean[at,d]], 1))
+    before = e0[at]
+    before[:,d] = lag[at,d]
+    return regression(before, e[at,d], d, np.stack([mean0[at,d], mean[at,d]], 1))
 
 def fit_residuals(
     x, # Standardised channels, float32 (rows, D), NaN where a row cannot be used
     mean, # Decoded mean of them, float32 (rows, D)
     codes, # Code of each second, (rows,), -1 where there is none
-    move, # The mid's change since the row before in any unit, (rows,), NaN where there is none; its sign counts
+    move, # The mid's change since the row before, half ticks, (rows,), NaN where there is none; without `state` only its sign counts
     segment, # Segment of each row, (rows,)
     train, # Training rows, bool (rows,)
     spread=None, # Token of the spread of each second, (rows,); donors need not agree in it if None
-    state:dict|None=None, # Of the channels, with levels, mean and std; without it no number is looked for on another level
+    state:dict|None=None, # Of the channels, with levels, mean and std; without it no size is followed from level to level
     drawn:int=4, # Channels at the end, the trades, that are taken whole
     seed:int=0, # Of the simulation by which mean and spread are set
 )->Residuals:
@@ -172,9 +171,10 @@ def fit_residuals(
             f"where {LEAST} are needed.", TooShortError)
     atom = atoms(x[at])
     if drawn: atom[-drawn:] = np.nan
-    source, scale = _copies(x[at], x[at-1], state)
-    kind = _kinds(x[at], x[at-1], source, atom, drawn)
-    phi, pull, value = _linear(x, mean, kind, np.sign(move[at]), at)
+    if state is not None: atom[:2*state["levels"]] = np.nan # sizes are followed by their price
+    source, same, scale = _follow(x[at], x[at-1], move[at], state)
+    kind = _kinds(x[at], x[at-1], source, same, atom, drawn)
+    phi, pull, value = _linear(x, mean, kind, source, scale, np.sign(move[at]), at)
     about = _about(*(None if v is None else np.stack([v[at-1], v[at]], 1) for v in (codes, spread, move)))[:,1]
     res = Residuals(phi, pull, value, kind, source, about.astype(np.int32), *_trade(x[:,D-drawn:], np.asarray(segment), at), atom, *_range(x[np.asarray(train, bool)]), scale, drawn)
     return _levelled(res, x, mean, codes, move, spread, at, seed)
@@ -198,15 +198,17 @@ def _range(x):
     seen = x[np.isfinite(x).all(1)]
     return seen.min(0), seen.max(0)
 
-def _linear(x, mean, kind, sign, at):
+def _linear(x, mean, kind, source, scale, sign, at):
     "(coefficients of residuals, of means, innovations or values)"
-    e, e0 = (x[at] - mean[at]).astype(float), (x[at-1] - mean[at-1]).astype(float)
-    free, D, u = kind & 3 == LINEAR, x.shape[1], e.copy()
-    fits = np.array([[_fit(e0, e, mean[at-1], mean[at], d, free[:,d] & (sign == r)) for d in range(D)] for r in (-1,0,1)])
+    e, e0, D = (x[at] - mean[at]).astype(float), (x[at-1] - mean[at-1]).astype(float), x.shape[1]
+    frm = np.maximum(source, 0).astype(int)
+    lag = (np.take_along_axis(x[at-1].astype(float), frm, 1)*scale[0][frm] + scale[1][frm] - scale[1])/scale[0] - mean[at-1]
+    free, u = kind & 3 == LINEAR, e.copy()
+    fits = np.array([[_fit(lag, e0, e, mean[at-1], mean[at], d, free[:,d] & (sign == r)) for d in range(D)] for r in (-1,0,1)])
     phi, pull = fits[...,:D], fits[...,D:].transpose(0, 2, 1)
     for r in (-1,0,1):
         m = sign == r
-        u[m] -= e0[m] @ phi[r+1].T + mean[at-1][m]*pull[r+1,0] + mean[at][m]*pull[r+1,1]
+        u[m] -= e0[m] @ phi[r+1].T + (lag - e0)[m]*np.diagonal(phi[r+1]) + mean[at-1][m]*pull[r+1,0] + mean[at][m]*pull[r+1,1]
     return phi.astype(np.float32), pull.astype(np.float32), np.where(free, u, x[at]).astype(np.float32)
 
 # %% ../../nbs/synthetic/03a_residuals.ipynb #d96dd5b6
@@ -245,7 +247,7 @@ class Donors:
             first, count, level = np.where(take, k*rows + start[i], first), np.where(take, n[i], count), np.where(take, k, level)
         return first, count, level
 
-# %% ../../nbs/synthetic/03a_residuals.ipynb #3f0561a0
+# %% ../../nbs/synthetic/03a_residuals.ipynb #0868289c
 @nb.njit(cache=True)
 def _uniform(state, p):
     "A number in [0, 1) from splitmix64 (Steele, Lea and Flood 2014), one stream a path"
@@ -295,14 +297,15 @@ def _walk(mean, x, out, sign, first, count, order, phi, pull, value, kind, sourc
                 if what == COPIED and k == d: out[p,t,d] = x[p,d]; continue
                 if what == COPIED: v = (x[p,k]*scale[0,k] + scale[1,k] - scale[1,d])/scale[0,d]
                 elif what == LINEAR:
-                    r = sign[p,t] + 1
-                    v = mean[p,t,d]*(1 + pull[r,1,d]) + mean[p,max(t-1, 0),d]*pull[r,0,d] + value[i,d]
+                    r, m = sign[p,t] + 1, mean[p,max(t-1, 0),d]
+                    v = mean[p,t,d]*(1 + pull[r,1,d]) + m*pull[r,0,d] + value[i,d]
+                    if k != d: v += phi[r,d,d]*((x[p,k]*scale[0,k] + scale[1,k] - scale[1,d])/scale[0,d] - m - e[d])
                     for k in range(D): v += phi[r,d,k]*e[k]
                 else: v = atom[d] if what == TO_ATOM else value[i,d]
                 out[p,t,d] = min(max(v, low[d]), high[d])
             for d in range(D): x[p,d] = out[p,t,d]
 
-# %% ../../nbs/synthetic/03a_residuals.ipynb #d945c8c0
+# %% ../../nbs/synthetic/03a_residuals.ipynb #e9f621d1
 def _pools(res, still):
     "Seconds in which the book changed, for each channel and whether it was at its atom"
     was, rows = res.kind >= WAS_ATOM, ~still
@@ -330,7 +333,7 @@ def simulate(
     out, donors = np.empty_like(mean), Donors(res.about)
     first, count, _ = donors.of(_about(codes, spread, sign))
     fixed = mean.shape[2] - res.drawn
-    still = (res.source[:,:fixed] == np.arange(fixed)).all(1)
+    still = ((res.source == np.arange(D)) & (res.kind & 3 == COPIED))[:,:fixed].all(1)
     state = rng.integers(2**64, size=len(mean), dtype=np.uint64)
     donor = res.value, res.kind, res.source, res.scale, still, res.traded, res.calm, res.atom, res.low, res.high, fixed
     _walk(mean, x, out, sign, first, count, donors.order, res.phi, res.pull, *donor, *_pools(res, still), state)
