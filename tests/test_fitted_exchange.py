@@ -94,8 +94,19 @@ def test_the_corners_of_the_knobs_come_to_an_end():
     "The slowest and the fastest, the thinnest and the thickest books: none empties a side for good"
     for x in np.array(np.meshgrid(*zip(fe.LEAST, fe.MOST, strict=True))).reshape(4, -1).T:
         for size in (200., 800.):
-            m = fe._simulated(fe._knobs(x, size), 150, 0)
-            assert np.isfinite(m).all() and m[1] >= 1
+            par = fe._knobs(x, size)
+            for scale in (1., .001): # queues of a lot or two, where rounding makes every market order a whole lot
+                m = fe._simulated(fe._scaled(par, scale), 150, 0)
+                assert np.isfinite(m).all() and m[1] >= 1
+
+
+def test_a_symbol_whose_queues_are_a_lot_each(record):
+    g = record.copy()
+    g[[c for c in g if "_sz_" in c]] = 1.
+    for c in ("buy", "sell"): g[f"{c}_vol"] = (g[f"{c}_n"] > 0)*1.
+    fit = fit_exchange(g, np.ones(len(g), bool), rounds=2, steps=500)
+    m = exchange_market(fit, 1, 600)
+    assert {k for k, v in check_books(m, fit.tick, fit.lot).items() if v} == {"books"} and m.ask_sz_1.median() <= 10
 
 
 def test_wrong_input_is_told_in_a_sentence(record):
