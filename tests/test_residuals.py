@@ -68,7 +68,7 @@ def test_a_known_autoregression_comes_back():
 def test_simulated_paths_have_the_mean_spread_memory_and_stillness_of_training(made):
     x = made[0]
     a, b = behaviour(x, np.zeros(len(x))), behaviour(again(made))
-    np.testing.assert_allclose(b["mean"], a["mean"], atol=.06)
+    np.testing.assert_allclose(b["mean"], a["mean"], atol=.1) # one path's mean is known to .04
     np.testing.assert_allclose(b.sd, a.sd, rtol=.08)
     np.testing.assert_allclose(b.acf_1, a.acf_1, atol=.06)
     np.testing.assert_allclose(b.acf_10, a.acf_10, atol=.08)
@@ -140,20 +140,34 @@ def test_no_pair_of_seconds_crosses_a_segment_or_a_hole(made):
     assert len(res.kind) == len(x) - 1
 
 
-def test_numbers_are_followed_across_levels():
-    "Ask two levels up, the bid's best gone, one number new; sizes 10, 20, ... are unlike each other"
-    L = 4
-    before = np.array([[10., 20, 30, 40, 50, 60, 70, 80, 1, 2, 3, 4, 5, 6, 9, 0, 0, 0, 0]])
-    now = np.array([[30., 40, 11, 12, 60, 61, 80, 13, 3, 8, 8, 5, 6, 7, 9, 1, 0, 1, 0]])
-    want = [2, 3, -1, -1, 5, -1, 7, -1, 10, -1, -1, -1, 13, -1, 14, -1, 16, -1, 18]
-    assert sources(now, before, L)[0].tolist() == want
-    assert sources(before, before, L)[0].tolist() == list(range(19))
+def test_sizes_are_followed_by_their_price():
+    "Against a book kept as a dictionary of prices: random gaps, spreads and moves"
+    rng, L = np.random.default_rng(4), 4
+    for _ in range(200):
+        book, raw = [], []
+        m = rng.integers(1000, 1010) # half ticks
+        for _ in range(2):
+            spread, gaps = rng.integers(0, 4), rng.integers(1, 4, (2, L - 1))
+            m += (m + spread) % 2
+            ask, bid = np.r_[m + spread, m + spread + 2*gaps[0].cumsum()], np.r_[m - spread, m - spread - 2*gaps[1].cumsum()]
+            book.append((m, ask, bid)); m += rng.integers(-6, 7)
+            raw.append(np.r_[np.zeros(2*L), np.log(gaps.ravel()), np.log1p(spread), np.zeros(4)])
+        (m0, *old), (m1, *new) = book
+        got = sources(raw[1][None], raw[0][None], np.array([m1 - m0]), L)[0]
+        for side in (0, 1):
+            where = {p: i for i, p in enumerate(old[side])}
+            assert got[side*L:(side+1)*L].tolist() == [where[p] + side*L if p in where else -1 for p in new[side]]
+            for i, k in enumerate(got[2*L+side*(L-1):2*L+(side+1)*(L-1)]):
+                own = 2*L + side*(L-1)
+                both = new[side][i] in where and where.get(new[side][i+1]) == where[new[side][i]] + 1
+                assert k == (own + where[new[side][i]] if both else own + i)
+        assert got[-5:].tolist() == list(range(4*L - 2, 4*L + 3))
 
 
 def test_a_book_that_only_shifts_is_simulated_by_shifting():
     "After each rise the ask's second size becomes the first: in the simulation too, exactly"
     rng, L, n = np.random.default_rng(3), 3, 3000
-    size, move, raw = list(rng.integers(1, 1000, 3)), rng.integers(0, 2, n), np.zeros((n, 4*L + 3))
+    size, move, raw = list(rng.integers(1, 1000, 3)), 2*rng.integers(0, 2, n), np.zeros((n, 4*L + 3)) # of one tick, two half ticks
     for t in range(n):
         if move[t]: size = [*size[1:], rng.integers(1, 1000)]
         raw[t, :L] = np.log(size)
@@ -161,10 +175,10 @@ def test_a_book_that_only_shifts_is_simulated_by_shifting():
     x = ((raw - state["mean"])/state["std"]).astype(np.float32)
     flat = np.zeros(n, int)
     res = fit_residuals(x, np.zeros_like(x), flat, move, flat, np.ones(n, bool), state=state)
-    up = rng.integers(0, 2, (2, 500))
+    up = 2*rng.integers(0, 2, (2, 500))
     y = simulate(res, np.zeros((2, 500, x.shape[1])), np.zeros((2, 500), int), up, rng)*state["std"] + state["mean"]
-    moved, stood = up[:, 1:] == 1, up[:, 1:] == 0
-    for a in (0, 1): assert (abs(y[:, 1:, a] - y[:, :-1, a+1])[moved] < 2e-5).mean() > .99 # sizes may be equal by chance
+    moved, stood = up[:, 1:] == 2, up[:, 1:] == 0
+    for a in (0, 1): assert (abs(y[:, 1:, a] - y[:, :-1, a+1])[moved] < 2e-5).mean() > .98 # the ends of a channel's range are its own
     assert (abs(y[:, 1:, :L] - y[:, :-1, :L])[stood] < 2e-5).mean() > .99
 
 

@@ -35,7 +35,7 @@ def perplexity(
     p = p[p > 0]/p.sum()
     return float((-(p*p.log()).sum()).exp()) if len(p) else math.nan
 
-# %% ../../nbs/synthetic/01_codebook.ipynb #bb5f0e8e
+# %% ../../nbs/synthetic/01_codebook.ipynb #d5b0de39
 def kmeans(
     z, # Vectors, (rows, dim)
     codes:int, # Centres
@@ -44,18 +44,24 @@ def kmeans(
 )->torch.Tensor: # (codes, dim)
     "Centres by k-means++ and Lloyd's rounds; an empty one stays where it was"
     require(len(z) > 0, "k-means needs at least one vector.")
-    first = torch.randint(len(z), (1,), generator=rng)
+    first, tries = torch.randint(len(z), (1,), generator=rng), 2 + int(math.log(codes))
     far, book = ((z - z[first])**2).sum(1), [z[first]]
     for _ in range(codes-1):
         p = far if bool((far > 0).any()) else torch.ones_like(far)
-        i = torch.multinomial(p, 1, generator=rng)
-        book.append(z[i])
-        far = torch.minimum(far, ((z - z[i])**2).sum(1))
+        i = torch.multinomial(p, tries, replacement=True, generator=rng)
+        left = torch.minimum(far[:,None], _squared(z, z[i]))
+        best = left.sum(0).argmin()
+        book.append(z[i[best]][None])
+        far = left[:,best]
     book = torch.cat(book)
     for _ in range(rounds):
         total, count = sums(z, nearest(z, book), codes)
         book = torch.where(count[:,None] > 0, total/count[:,None].clamp(min=1), book)
     return book
+
+def _squared(z, book):
+    "Squared distances of vectors and codes, (rows, codes), exact at 0"
+    return torch.cdist(z, book, compute_mode="donot_use_mm_for_euclid_dist")**2
 
 def sums(
     z, # Vectors, (rows, dim)
@@ -65,7 +71,7 @@ def sums(
     "What fell to each code"
     return z.new_zeros(codes, z.shape[1]).index_add_(0, code, z), torch.bincount(code, minlength=codes).to(z.dtype)
 
-# %% ../../nbs/synthetic/01_codebook.ipynb #2b7467b3
+# %% ../../nbs/synthetic/01_codebook.ipynb #2a75b1a2
 class Quantiser(nn.Module):
     "Nearest code of each vector, and a codebook that follows the vectors while it trains"
     def __init__(self,
@@ -88,8 +94,8 @@ class Quantiser(nn.Module):
     def forward(self,
                 z, # Vectors, (…, dim)
                ): # (their codes' vectors (…, dim), codes int64 (…), mean squared distance)
-        flat = z.reshape(-1, self.dim)
         require(z.shape[-1] == self.dim, f"The codebook holds vectors of size {self.dim}; got {z.shape[-1]}.")
+        flat = z.reshape(-1, self.dim)
         with torch.no_grad():
             v = flat.detach().float()
             if self.training and not self.begun: self.begin(v)

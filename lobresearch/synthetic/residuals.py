@@ -140,7 +140,7 @@ def _follow(now, before, move, state):
     same = (source >= 0) & (np.rint(1e4*a) == np.rint(1e4*np.take_along_axis(b, np.maximum(source, 0).astype(int), 1)))
     return source, same, scale.astype(np.float32)
 
-# %% ../../nbs/synthetic/03a_residuals.ipynb #b7db8c24
+# %% ../../nbs/synthetic/03a_residuals.ipynb #9d3c498f
 def _fit(lag, e0, e, mean0, mean, d, rows):
     "One channel in one regime"
     at = np.flatnonzero(rows)
@@ -176,7 +176,8 @@ def fit_residuals(
     kind = _kinds(x[at], x[at-1], source, same, atom, drawn)
     phi, pull, value = _linear(x, mean, kind, source, scale, np.sign(move[at]), at)
     about = _about(*(None if v is None else np.stack([v[at-1], v[at]], 1) for v in (codes, spread, move)))[:,1]
-    res = Residuals(phi, pull, value, kind, source, about.astype(np.int32), *_trade(x[:,D-drawn:], np.asarray(segment), at), atom, *_range(x[np.asarray(train, bool)]), scale, drawn)
+    trade, ends = _trade(x[:,D-drawn:], np.asarray(segment), at), _range(x[np.asarray(train, bool)])
+    res = Residuals(phi, pull, value, kind, source, about.astype(np.int32), *trade, atom, *ends, scale, drawn)
     return _levelled(res, x, mean, codes, move, spread, at, seed)
 
 def _trade(x, segment, at):
@@ -247,7 +248,7 @@ class Donors:
             first, count, level = np.where(take, k*rows + start[i], first), np.where(take, n[i], count), np.where(take, k, level)
         return first, count, level
 
-# %% ../../nbs/synthetic/03a_residuals.ipynb #0868289c
+# %% ../../nbs/synthetic/03a_residuals.ipynb #5d38a6bf
 @nb.njit(cache=True)
 def _uniform(state, p):
     "A number in [0, 1) from splitmix64 (Steele, Lea and Flood 2014), one stream a path"
@@ -277,7 +278,8 @@ def _other(d, was, j, first, n, order, kind, still, pool, pool_first, pool_n, st
     return -1 if n == 0 else pool[pool_first[d,int(was)] + np.int64(_uniform(state, p)*n)]
 
 @nb.njit(cache=True)
-def _walk(mean, x, out, sign, first, count, order, phi, pull, value, kind, source, scale, still, traded, calm, atom, low, high, fixed, pool, pool_first, pool_n, state):
+def _walk(mean, x, out, sign, first, count, order, phi, pull, value, kind, source, scale, still, traded, calm, atom, low, high, fixed,
+          pool, pool_first, pool_n, state):
     "Fill `out`, path by path"
     P, T, D = mean.shape
     e, trade = np.empty(D, np.float32), np.zeros(2*(D - fixed), np.float32)

@@ -197,8 +197,8 @@ def _attention_run(prompt, u, temperature, seconds, k, e, w, keys, values, out):
         _attention_column(x, k+t, w, keys, values)
         if t >= P-1: _come_out(x, u[t-P+1], temperature, e, out[t-P+1])
 
-# %% ../../nbs/synthetic/03_sampling.ipynb #517c7c50
-CHUNK, PATHS = 500, 16 # Seconds drawn between two lines on how far it is; paths at a time, few enough for their rings to stay in the processor's cache
+# %% ../../nbs/synthetic/03_sampling.ipynb #3638948a
+CHUNK, PATHS = 500, 8 # Seconds drawn between two lines on how far it is; paths at a time, few enough for their rings to stay in the processor's cache
 
 def generate(
     net:Prior, # The prior

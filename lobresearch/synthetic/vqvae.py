@@ -302,8 +302,8 @@ def _keep(run):
     run.wait = 0 if last < min(before, default=math.inf) else run.wait + 1
     if run.wait == 0: run.best = {k: v.clone() for k,v in run.net.state_dict().items()}
 
-# %% ../../nbs/synthetic/01a_vqvae.ipynb #8999cb99
-KINDS = dict(best=r"_sz_1$", sizes=r"_sz_", gaps=r"_gap_", spread=r"^spread$", trades=r"^(buy|sell)_") # Kind of channel and the names in it
+# %% ../../nbs/synthetic/01a_vqvae.ipynb #68882034
+KINDS = dict(best=r"_sz_1$", sizes=r"_sz_", gaps=r"_gap_", spread=r"^spread$", trades=r"^(?:buy|sell)_") # Kind of channel and the names in it
 
 def reconstruction(
     net:VqVae, # Fitted
