@@ -46,7 +46,7 @@ def saved(
     use = whole > FLAT
     return float(.5*np.log(np.maximum(whole[use], FLOOR)/np.maximum(left[use], FLOOR)).sum())
 
-# %% ../../nbs/synthetic/09_search.ipynb #a04b06a4
+# %% ../../nbs/synthetic/09_search.ipynb #e295ef40
 def knobs(
     part:str, # codebook or prior
     kind:str="conv", # Which prior
@@ -73,7 +73,9 @@ def trial_item(
     bad = [b for b in blocks if b not in known]
     require(not bad, f"A {part} has no parameters {', '.join(bad)}; it has {' and '.join(known)}.")
     where = "codebook" if part == "codebook" else "train"
-    own = {b: {k: v for k,v in blocks.get(b, {}).items() if k in known[b]} for b in known}
+    own = {b: {k: v for k,v in blocks.get(b, {}).items() if k not in ("spreads","moves")} for b in known} # bins of tokens, not of codes
+    odd = [f"{b}.{k}" for b in own for k in own[b] if k not in known[b]]
+    require(not odd, f"A {part} has no {', '.join(odd)}.")
     own[where]["epochs"] = epochs
     names, codes = [*MODULES, "synthetic.search"], Path(root)/f"artifacts/synthetic/codes/symbol={symbol}.parquet"
     require(part == "codebook" or codes.is_file(), f"There are no codes of {symbol} yet; fit the codebook before a prior is sought.")
