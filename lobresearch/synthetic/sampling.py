@@ -197,7 +197,7 @@ def _attention_run(prompt, u, temperature, seconds, k, e, w, keys, values, out):
         _attention_column(x, k+t, w, keys, values)
         if t >= P-1: _come_out(x, u[t-P+1], temperature, e, out[t-P+1])
 
-# %% ../../nbs/synthetic/03_sampling.ipynb #3638948a
+# %% ../../nbs/synthetic/03_sampling.ipynb #9c0268b8
 CHUNK, PATHS = 500, 8 # Seconds drawn between two lines on how far it is; paths at a time, few enough for their rings to stay in the processor's cache
 
 def generate(
@@ -238,7 +238,7 @@ def _uniforms(draws, n): return np.stack([g.random((n, 3)) for g in draws], 1)
 def _checked(net, steps, prompts, seed, temperature, clock):
     "The prompt's last `R` seconds, seconds first; a source of numbers for each path; the second of the day at which each begins"
     require(isinstance(net, Prior), f"generate takes a prior; got {type(net).__name__}.")
-    prompts = np.asarray(prompts)
+    prompts = np.array(prompts)
     require(prompts.ndim == 3 and len(prompts) > 0, f"prompts have the shape (paths, seconds, 3), at least one path; got {prompts.shape}.")
     check_tokens(torch.as_tensor(prompts), net.sizes)
     require(steps >= 1 and 0 <= temperature < math.inf, f"steps must be 1 or more and temperature 0 or more; got {steps} and {temperature}.")
