@@ -72,7 +72,7 @@ def halves(
     cut = ts[int(share*len(ts))]
     return ts + seconds*SECOND <= cut, ts >= cut + gap*SECOND
 
-# %% ../../nbs/synthetic/07_discriminator.ipynb #160214b4
+# %% ../../nbs/synthetic/07_discriminator.ipynb #cca52f50
 def auc(
     real, # Scores of real windows, (n,)
     made, # Scores of generated windows, (m,)
@@ -104,6 +104,7 @@ def cluster_variance(
     sums, k = np.bincount(at, away), at.max() + 1
     return float((sums**2).sum()/len(away)**2*k/max(k-1, 1)), int(k)
 
+# %% ../../nbs/synthetic/07_discriminator.ipynb #49b97c1e
 def blocks(
     ts, # First second of each window, microseconds, (windows,)
     segment, # Segment of each window, (windows,)

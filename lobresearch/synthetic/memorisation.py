@@ -92,7 +92,16 @@ def copied(
     reach = student.ppf((1+level)/2, min(n, m) - 1)*np.sqrt(v + w)/max(1 - a, 1e-9)
     return tuple(float(np.clip(x, 0, 1)) for x in (share, share - reach, share + reach))
 
-# %% ../../nbs/synthetic/07a_memorisation.ipynb #611e2212
+# %% ../../nbs/synthetic/07a_memorisation.ipynb #5b718291
+def _looked_for(name, view, segment, scale, library, at, seconds, apart, most, block):
+    q, first = stretches(view, segment, scale, seconds, seconds)
+    require(len(q) >= LEAST, f"Memorisation needs at least {LEAST} windows of {seconds} s; {name} has {len(q)}. Take a longer recording.", TooShortError)
+    pick = np.unique(np.linspace(0, len(q)-1, min(most, len(q))).astype(int))
+    one, two, _ = nearest(q[pick], library, at, apart)
+    ts = view.index.to_numpy(np.int64)[first[pick]]
+    return pd.DataFrame(dict(name=name, ts=ts, nearest=one, second=two, ratio=ratio_of(one, two), block=blocks(ts, np.asarray(segment)[first[pick]], block)))
+
+# %% ../../nbs/synthetic/07a_memorisation.ipynb #7cdd33cd
 def memorisation(
     train:tuple, # (view, segment) of the real training seconds
     held:tuple, # (view, segment) of real seconds held out from training
@@ -114,11 +123,3 @@ def memorisation(
         rows.append((k, len(f), f.nearest.median(), f.ratio.median(), *share, bool(share[1] > COPIED) if np.isfinite(share[1]) else None))
     table = pd.DataFrame(rows, columns=["name","windows","distance","ratio","share","lo","hi","copies"]).astype({"copies": "boolean"})
     return table, pd.concat(found.values(), ignore_index=True).drop(columns="block")
-
-def _looked_for(name, view, segment, scale, library, at, seconds, apart, most, block):
-    q, first = stretches(view, segment, scale, seconds, seconds)
-    require(len(q) >= LEAST, f"Memorisation needs at least {LEAST} windows of {seconds} s; {name} has {len(q)}. Take a longer recording.", TooShortError)
-    pick = np.unique(np.linspace(0, len(q)-1, min(most, len(q))).astype(int))
-    one, two, _ = nearest(q[pick], library, at, apart)
-    ts = view.index.to_numpy(np.int64)[first[pick]]
-    return pd.DataFrame(dict(name=name, ts=ts, nearest=one, second=two, ratio=ratio_of(one, two), block=blocks(ts, np.asarray(segment)[first[pick]], block)))

@@ -159,7 +159,7 @@ def fig_curves(
     fig.legend(handles=h, loc="outside upper center", ncols=len(h))
     return fig, curves
 
-# %% ../../nbs/synthetic/07c_quality_figures.ipynb #ae3143e1
+# %% ../../nbs/synthetic/07c_quality_figures.ipynb #f458a589
 CLASSIFIER = {"logistic": "logistic regression", "trees": "boosted trees"}
 
 def fig_discriminator(
@@ -180,6 +180,7 @@ def fig_discriminator(
     key_of(fig, [g for g in table.generator if g != "real"], "real against real, 95 %")
     return fig, table
 
+# %% ../../nbs/synthetic/07c_quality_figures.ipynb #b3775d6d
 def fig_copies(
     distances:pd.DataFrame, # symbol, name ("held out" and generators), ratio
 ): # (fig, table): symbol, name, quantile, ratio
@@ -197,6 +198,7 @@ def fig_copies(
     axs[0,0].set_ylabel("share of windows"); axs[0,0].legend(loc="upper left", fontsize=7.5)
     return fig, t
 
+# %% ../../nbs/synthetic/07c_quality_figures.ipynb #7f2f30c7
 def fig_transfer(
     table:pd.DataFrame, # symbol, generator, way, horizon, pearson, lo, hi
     horizon:int, # Seconds ahead

@@ -23,10 +23,10 @@ from ..forecast.rows import stretches
 from ..forecast.training import pick_precision
 from .codebook import Quantiser, perplexity
 
-# %% ../../nbs/synthetic/01a_vqvae.ipynb #80c0b75d
+# %% ../../nbs/synthetic/01a_vqvae.ipynb #107c4a9e
 CLIP = 8. # Standard deviations beyond which a channel is as far away as it gets
 
-REGIME = ("queue imbalance","depth imbalance","signed volume","volatility","next second's move","next ten seconds' move")
+REGIME = ("queue imbalance","depth imbalance","signed volume","spread","volatility","next second's move","next ten seconds' move")
 
 class Passed(NamedTuple):
     "What comes out of the network, for the seconds with full context"
@@ -116,7 +116,7 @@ def decode_mean(
     for a, b in stretches(segment, codes >= 0, c, 2048): out[a+c:b] = net.mean(embed(net, codes[a:b])[None])[0,c:].numpy()
     return out
 
-# %% ../../nbs/synthetic/01a_vqvae.ipynb #b2e7d43c
+# %% ../../nbs/synthetic/01a_vqvae.ipynb #2674d9e8
 def channel_weights(
     channels:int, # D = 4*levels + 3
     top:float=4., # Weight of the best sizes, the spread and the trades, others being 1
@@ -137,7 +137,7 @@ def regimes(
     levels, move = (x.shape[2]-4)//4, x[...,-1]
     ask, bid = x[...,:min(levels, 5)], x[...,levels:levels + min(levels, 5)]
     calm = F.avg_pool1d(move.abs()[:,None], window, 1)[:,0].sqrt()
-    now = torch.stack([bid[...,0] - ask[...,0], bid.mean(-1) - ask.mean(-1), x[...,-5] - x[...,-4]], -1)[:,window-1:]
+    now = torch.stack([bid[...,0] - ask[...,0], bid.mean(-1) - ask.mean(-1), x[...,-5] - x[...,-4], x[...,-6]], -1)[:,window-1:]
     ahead = [F.avg_pool1d(F.pad(move, (0, h), value=torch.nan)[:,None], h, 1)[:,0,window:] for h in (1, 10)]
     return torch.cat([now, torch.stack([calm, *ahead], -1)], -1)
 
