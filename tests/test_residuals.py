@@ -8,10 +8,12 @@ from hypothesis import strategies as st
 from lobresearch.errors import ParameterError, TooShortError
 from lobresearch.synthetic.behaviour import behaviour
 from lobresearch.synthetic.residuals import (
+    AHEAD,
     LIMIT,
     LINEAR,
     Donors,
     atoms,
+    coming,
     fit_residuals,
     load_residuals,
     radius,
@@ -126,6 +128,7 @@ def test_only_training_seconds_are_used(made):
     rng = np.random.default_rng(0)
     other = [a.copy() for a in (x, mu, codes, move)]
     for a in other: a[6000:] = rng.permutation(a[6000:])
+    other[3][6000:6020] = 1.
     other[0][6000:] *= 50
     for v, w in zip(vars(fit(x, mu, codes, move)).values(), vars(fit(*other)).values()): np.testing.assert_array_equal(v, w)
 
@@ -184,12 +187,32 @@ def test_a_book_that_only_shifts_is_simulated_by_shifting():
 
 def test_donors_agree_in_all_that_they_can():
     rng = np.random.default_rng(0)
-    about = np.stack([rng.integers(0, 3, 4000), rng.integers(0, 2, 4000), rng.integers(0, 2, 4000), rng.integers(0, 2, 4000), rng.integers(0, 3, 4000)], 1)
+    about = np.stack([rng.integers(0, k, 6000) for k in (3, 2, 2, 2, 3, 2)], 1)
     d = Donors(about)
     first, count, level = d.of(about[:50])
     assert (level == 0).all()
     for a, f, n in zip(about[:50], first, count):
         assert (about[d.order[f:f+n]] == a).all() and n == (about == a).all(1).sum()
+
+
+def test_what_comes_is_told_inside_the_segment_alone():
+    rng = np.random.default_rng(1)
+    sign, segment = rng.choice([-1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1], 500), np.sort(rng.integers(0, 30, 500))
+    for t, got in enumerate(coming(sign, segment)):
+        later = [(k, sign[t+k]) for k in range(1, AHEAD + 1) if t + k < 500 and segment[t+k] == segment[t] and sign[t+k]]
+        assert got == (2 if not later else 2 + later[0][1]*(2 if later[0][0] == 1 else 1))
+
+
+def test_a_book_that_leans_before_a_move_leans_in_the_simulation_too():
+    "One channel is told the next move and noise; codes know nothing of it"
+    rng, n = np.random.default_rng(8), 16_000
+    move = rng.choice([-1, 0, 0, 1], n)
+    x = (.8*np.r_[move[1:], 0] + rng.normal(size=n)).astype(np.float32)[:, None]
+    flat = np.zeros(n, int)
+    res = fit_residuals(x, np.zeros_like(x), flat, move, flat, np.ones(n, bool), drawn=0)
+    up = rng.choice([-1, 0, 0, 1], (4, 3000))
+    y = simulate(res, np.zeros((4, 3000, 1)), np.zeros((4, 3000), int), up, rng)[:, :-1, 0]
+    assert np.corrcoef(y.ravel(), up[:, 1:].ravel())[0, 1] == pytest.approx(np.corrcoef(x[:-1, 0], move[1:])[0, 1], abs=.04)
 
 
 def test_the_spread_keeps_to_its_token():
