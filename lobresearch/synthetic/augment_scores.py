@@ -20,7 +20,7 @@ from ..evidence.bootstrap import MEASURES, from_sums
 from ..forecast.items import item_key
 from ..plots import WIDTH, color
 
-# %% ../../nbs/synthetic/08a_augment_scores.ipynb #971ea0be
+# %% ../../nbs/synthetic/08a_augment_scores.ipynb #9c8656a2
 M = MEASURES["pearson"]
 
 def _summands(y, F):
@@ -31,6 +31,7 @@ def _each(S, n):
     "Correlations of `n` pairs from sums (..., n*k)"
     return M.value(S.reshape(*S.shape[:-1], n, -1))
 
+# %% ../../nbs/synthetic/08a_augment_scores.ipynb #68c16da8
 def skill(
     y, # Raw returns in order of time, (rows, horizons)
     a, # Forecasts of an arm, (seeds, rows, horizons)
@@ -53,6 +54,7 @@ def skill(
     own = both(S.sum(0)).reshape(len(arms[0]), -1).mean(1)
     return dict(value=value, **_combined(value, (hi - lo)/(2*norm.ppf((1+level)/2)), own, blocks, level), seeds=own.tolist())
 
+# %% ../../nbs/synthetic/08a_augment_scores.ipynb #8c47d919
 def _combined(value, se_rows, own, blocks, level):
     "Both variances, and the interval that they make"
     k = len(own)
@@ -108,7 +110,7 @@ def _pairs(forecasts):
         if arm == "real": yield share, arm, "more steps", F[:,1], R[:,0]
         else: yield from ((share, arm, m, F[:,i], R[:,j]) for m,(_,i,j) in MODES.items())
 
-# %% ../../nbs/synthetic/08a_augment_scores.ipynb #193cd9bd
+# %% ../../nbs/synthetic/08a_augment_scores.ipynb #8daf8074
 def difference_table(
     forecasts:dict, # As in `arm_table`; each share holds the arm real
     y, # Raw returns, (rows, horizons), bps
@@ -136,6 +138,7 @@ def _adjusted(T):
     for_each = pd.concat([pd.Series(holm(g.p), g.index) for _, g in once.groupby(once.arm == BOUND_ARM)] or [pd.Series(dtype=float)])
     return T[keys].merge(once[keys].assign(p=for_each), on=keys, how="left").p.set_axis(T.index)
 
+# %% ../../nbs/synthetic/08a_augment_scores.ipynb #b52a31c0
 def holm(
     p, # p-values; NaN where none is wanted
 )->np.ndarray: # Adjusted, NaN where they were
@@ -176,7 +179,7 @@ def arm_sets(
                 out.append(s.rename_axis("arm").reset_index().assign(share=share, mode=mode, horizon=h))
     return pd.concat(out, ignore_index=True)[["share","mode","horizon","arm","loss","p","inside"]]
 
-# %% ../../nbs/synthetic/08a_augment_scores.ipynb #e2e7034c
+# %% ../../nbs/synthetic/08a_augment_scores.ipynb #e719ec11
 def _num(x, f="+.3f"): return format(x, f).replace("-", "−")
 
 def verdict_words(
@@ -201,6 +204,7 @@ def _said(r):
     far = f"; a difference of {r.detectable:.3f} would have been seen four times in five" if np.isfinite(r.detectable) else ""
     return f"is **not told apart** from real data alone, {d}{far}"
 
+# %% ../../nbs/synthetic/08a_augment_scores.ipynb #ce607847
 BOUND = {"helps": "there is something for a generator to bring", "hurts": "the training itself is in the way",
          "too short to say": "the test block is too short to say more", "not told apart": "not even the best of generators could be seen to help here"}
 

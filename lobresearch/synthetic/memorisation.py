@@ -20,7 +20,7 @@ TAIL = .05 # Share of held-out windows that count as near
 COPIED = .05 # Share of copies above which a generator is called a copier
 CLIP = 5. # Standard deviations at which a value is cut
 
-# %% ../../nbs/synthetic/07a_memorisation.ipynb #ba93d548
+# %% ../../nbs/synthetic/07a_memorisation.ipynb #ece5b1c9
 def scale_of(
     view:pd.DataFrame, # Training seconds, a column each number that describes a second
 )->tuple: # (mean, sd), each (columns,)
@@ -42,6 +42,7 @@ def stretches(
     first = window_starts(view.index.to_numpy(np.int64), segment, seconds, every)
     return x[first[:,None] + np.arange(seconds)].reshape(len(first), seconds*view.shape[1]), first
 
+# %% ../../nbs/synthetic/07a_memorisation.ipynb #9d28cf55
 def nearest(
     queries, # float32 (n, d)
     library, # float32 (m, d)

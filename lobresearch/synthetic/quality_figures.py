@@ -33,7 +33,7 @@ def over_real(
                  **{f"real_{e}": t[f"ref_{e}"]/base for e in ("low","high")})
     return t.drop(columns=["ref_value","ref_low","ref_high"]).reset_index(drop=True)
 
-# %% ../../nbs/synthetic/07c_quality_figures.ipynb #90267044
+# %% ../../nbs/synthetic/07c_quality_figures.ipynb #552b3492
 def present(
     generators, # Names, in any order
 )->list: # The known ones in the order of `GENERATORS`, the others behind them
@@ -66,6 +66,7 @@ def dots(
     ax.set(yticks=range(len(rows)), ylim=(len(rows) - .4, -.6))
     ax.tick_params(axis="y", length=0)
 
+# %% ../../nbs/synthetic/07c_quality_figures.ipynb #4644e6f7
 def key_of(
     fig, # Figure
     generators, # Names
@@ -77,7 +78,7 @@ def key_of(
     if real: h += [plt.Rectangle((0, 0), 1, 1, color=OKABE_ITO["grey"], alpha=.25, lw=0, label=real)]
     fig.legend(handles=h, loc="outside upper center", ncols=len(h))
 
-# %% ../../nbs/synthetic/07c_quality_figures.ipynb #d1dd502d
+# %% ../../nbs/synthetic/07c_quality_figures.ipynb #c97e5e78
 SHORT = {"next_move": "next move", "next_abs_move": "size of the next move", "volatility": "volatility", "imbalance": "imbalance of best queues",
          "log_volume": "volume", "log_ask": "size at best ask", "log_bid": "size at best bid"}
 
@@ -110,6 +111,7 @@ def chosen_rows(
     out = pd.concat([p for p in parts if len(p)]) if any(len(p) for p in parts) else t[:0]
     return out.assign(row=[words_of(*k) for k in out[KEY].itertuples(index=False, name=None)]).reset_index(drop=True)
 
+# %% ../../nbs/synthetic/07c_quality_figures.ipynb #d1998770
 def fig_summary(
     table:pd.DataFrame, # As in `over_real`, of one or more symbols
     limits:tuple=(.2, 50.), # Of the axis
