@@ -137,12 +137,12 @@ def test_planted_states_come_back(market):
 def test_what_the_code_shall_say_by_hand():
     x = torch.zeros(1, 20, 12)
     x[0, :, -1] = torch.arange(20.) % 3 - 1
-    x[0, 5, :4] = torch.tensor([1., 0., 4., 2.]); x[0, 5, 7:9] = torch.tensor([6., 2.])
+    x[0, 5, :4] = torch.tensor([1., 0., 4., 2.]); x[0, 5, 6:9] = torch.tensor([7., 6., 2.])
     r = dict(zip(REGIME, regimes(x, 3)[0, 5-2]))
-    assert (r["queue imbalance"], r["depth imbalance"], r["signed volume"]) == (3, 3-.5, 4)
+    assert (r["queue imbalance"], r["depth imbalance"], r["signed volume"], r["spread"]) == (3, 3-.5, 4, 7)
     assert r["volatility"].item() == pytest.approx((2/3)**.5)
     assert r["next second's move"] == x[0, 6, -1] and r["next ten seconds' move"].item() == pytest.approx(x[0, 6:16, -1].mean().item(), abs=1e-6)
-    assert torch.isnan(regimes(x, 3)[0, -1, 4]) and int(torch.isnan(regimes(x, 3)[0, :, 5]).sum()) == 10
+    assert torch.isnan(regimes(x, 3)[0, -1, 5]) and int(torch.isnan(regimes(x, 3)[0, :, 6]).sum()) == 10
 
 
 def test_weights_of_channels():
