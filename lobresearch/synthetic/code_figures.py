@@ -75,7 +75,7 @@ def code_table(
     out["next_lo"], out["next_hi"] = m["mean"] - 1.96*m.se, m["mean"] + 1.96*m.se
     return out.rename_axis("code").reset_index().sort_values(["seconds","code"], ascending=[False, True]).reset_index(drop=True)
 
-# %% ../../nbs/synthetic/01b_code_figures.ipynb #ad64d59c
+# %% ../../nbs/synthetic/01b_code_figures.ipynb #67429507
 def fig_codes(
     table:pd.DataFrame, # From `code_table`
     horizon:int=10, # Seconds, as given to it
@@ -88,7 +88,7 @@ def fig_codes(
     ax.axhline(0, color=OKABE_ITO["grey"], lw=.6)
     ax.vlines(t.imbalance, t.next_lo, t.next_hi, color=OKABE_ITO["grey"], lw=.6, alpha=.7)
     hot = ax.scatter(t.imbalance, t.next_move, s=4 + 120*t.share/t.share.max(), c=t.volatility.rank(pct=True), cmap="cividis_r", lw=.3, edgecolor="k", zorder=3)
-    ax.set(xlabel="imbalance of the best queues in a code's seconds, −1 all ask to 1 all bid", ylabel=f"mean move over the next {horizon} s, half ticks")
+    ax.set(xlabel="imbalance of the best queues, −1 all ask to 1 all bid", ylabel=f"mean move over the next {horizon} s, half ticks")
     fig.colorbar(hot, ax=ax, label="volatility, rank among codes", pad=.01)
     return fig, table
 

@@ -5,8 +5,9 @@
 # %% auto #0
 __all__ = ['nearest', 'nearest_naive', 'perplexity', 'kmeans', 'sums', 'Quantiser']
 
-# %% ../../nbs/synthetic/01_codebook.ipynb #e1f93e0c
+# %% ../../nbs/synthetic/01_codebook.ipynb #b1877fff
 import math
+import numpy as np
 import torch
 from torch import nn
 from ..errors import ParameterError, require
@@ -26,12 +27,12 @@ def nearest_naive(
     "The same by all differences, (rows, codes, dim) of them; kept to compare with"
     return ((z[:,None] - book)**2).sum(-1).argmin(1)
 
-# %% ../../nbs/synthetic/01_codebook.ipynb #e943f3cd
+# %% ../../nbs/synthetic/01_codebook.ipynb #f3166c40
 def perplexity(
     counts, # How often each code is used, (codes,)
 )->float: # From 1 to the number of codes; NaN when nothing was counted
     "Exponential of the entropy of the codes"
-    p = torch.as_tensor(counts, dtype=torch.float64)
+    p = torch.from_numpy(np.array(counts, float))
     p = p[p > 0]/p.sum()
     return float((-(p*p.log()).sum()).exp()) if len(p) else math.nan
 

@@ -77,7 +77,7 @@ def market_items(
         out += [dict(same, generator=g, **own[g]) for g in generators if g != "vqvae" or b["symbol"] in best]
     return out
 
-# %% ../../nbs/synthetic/04a_jobs.ipynb #5518f2df
+# %% ../../nbs/synthetic/04a_jobs.ipynb #98fff148
 def _recording(item, root):
     "Grid and roles of an item's symbol; seconds that the split lacks, the sealed ones among them, have none"
     grid = load_grid(Path(root)/"artifacts/grid", item["symbol"])
@@ -101,8 +101,9 @@ def _fit_codebook(item, folder, root):
 def _markov(c, grid, role):
     "Nats of each second's code under chains of order 0, 1 and 2"
     code, segment, K = c.table.code.to_numpy(np.int64), grid["segment"].to_numpy(), c.net.config["codes"]
+    chains = {k: Markov(k, K).fit(code, segment, role).nats(code, segment) for k in (0,1,2)}
     nan = dict(spread=np.float32(np.nan), move=np.float32(np.nan))
-    return pd.concat([pd.DataFrame(dict(ts=c.table.ts, model=f"markov{k}", code=Markov(k, K).fit(code, segment, role).nats(code, segment), **nan)) for k in (0,1,2)])
+    return pd.concat([pd.DataFrame(dict(ts=c.table.ts, model=f"markov{k}", code=np.where(role != "", n, np.nan), **nan)) for k,n in chains.items()])
 
 def load_codes(
     folder, # Where an item of kind codebook was kept, or a symbol's models
@@ -112,7 +113,7 @@ def load_codes(
     net, state = load_codebook(Path(folder)/"codebook")
     return Codes(state, net, load_residuals(Path(folder)/"residuals"), pd.read_parquet(Path(folder)/"codes.parquet") if table is None else table, [])
 
-# %% ../../nbs/synthetic/04a_jobs.ipynb #49dff94d
+# %% ../../nbs/synthetic/04a_jobs.ipynb #33d07dc6
 def _fit_prior(item, folder, root):
     grid, role = _recording(item, root)
     c = load_codes(folder.parent/item["codebook"])
@@ -122,7 +123,7 @@ def _fit_prior(item, folder, root):
     tokens, segment = c.table[["code","spread","move"]].to_numpy(np.int64), grid["segment"].to_numpy()
     history = fit_prior(net, tokens, segment, role, item["seed"], tell=lambda text: status(folder, text), **item["train"])
     save_prior(folder/"prior", net)
-    n = nats(net, tokens, segment)
+    n = nats(net, tokens, segment, role != "") # the sealed seconds are not scored
     pd.DataFrame(n, columns=["code","spread","move"]).assign(ts=c.table.ts).to_parquet(folder/"nats.parquet", index=False)
     mean = {r: [float(v) for v in np.nanmean(n[role == r], 0)] for r in ("train","valid","test")}
     return dict(symbol=item["symbol"], prior=item["prior"], valid=[-sum(mean["valid"])], history=history, nats=mean, weights=sum(p.numel() for p in net.parameters()), memory=net.receptive_field)
