@@ -48,7 +48,7 @@ def gather(
     t = tokens[torch.from_numpy(j)].masked_fill(~torch.from_numpy(inside)[...,None], -1)
     return t, np.where(inside, i, -1)[:,context:]
 
-# %% ../../nbs/synthetic/02a_prior_training.ipynb #c637c0b8
+# %% ../../nbs/synthetic/02a_prior_training.ipynb #e9898e6c
 def scorable(
     codes, # int (rows,), -1 where there is none
     segment, # Segment of each row, (rows,)
@@ -79,7 +79,7 @@ def nats(
 )->np.ndarray: # float32, (rows, 3): code, spread, move; NaN where not scorable
     "Minus the log probability of what came, second by second"
     net.eval()
-    tokens = torch.from_numpy(np.array(tokens, np.int64))
+    tokens = torch.tensor(np.asarray(tokens), dtype=torch.int64)
     check_tokens(tokens, net.sizes)
     ok = scorable(tokens[:,0].numpy(), segment) & (True if wanted is None else np.asarray(wanted, bool))
     out, todo, R = np.full((len(tokens), 3), np.nan, np.float32), cut(segment, ok, targets), net.receptive_field
@@ -136,14 +136,14 @@ def check_params(
     require(p["lr"] > 0 and p["clip"] > 0 and p["weight_decay"] >= 0 and 0 <= p["average"] < 1,
             f"lr and clip must be above 0, weight_decay not below, average in [0, 1); got {p['lr']}, {p['clip']}, {p['weight_decay']} and {p['average']}.")
 
-# %% ../../nbs/synthetic/02a_prior_training.ipynb #28f5a232
+# %% ../../nbs/synthetic/02a_prior_training.ipynb #42412757
 class Fit:
     "A prior being fitted"
     def __init__(self, net, tokens, segment, role, seed, clock=None, **params):
         check_params(params)
         self.p, self.net, self.mean, self.seed, self.clock = {**DEFAULTS, **params}, net, copy.deepcopy(net), seed, clock
         self.segment, role = np.asarray(segment), np.asarray(role)
-        self.tokens = torch.from_numpy(np.array(tokens, np.int64))
+        self.tokens = torch.tensor(np.asarray(tokens), dtype=torch.int64)
         check_tokens(self.tokens, net.sizes)
         self.train, self.valid = role == "train", role == "valid"
         self.seen = self.tokens.masked_fill(~torch.from_numpy(self.train)[:,None], -1) # training looks at training rows only, their past included
