@@ -33,6 +33,14 @@ def test_a_path_is_what_recording_and_ingesting_the_same_run_gives(tmp_path, sym
     for c in flow: np.testing.assert_allclose(ours[c].to_numpy()[row], g[c], rtol=1e-12, atol=1e-12, err_msg=c)
 
 
+def test_a_trade_stamped_after_the_last_second_belongs_to_the_one_that_follows():
+    "Two seconds from midnight: trades at .5 s, 2 s and, as the martingale may stamp its last, 2.000001 s"
+    trades = np.array([[500_000, 1, 100, 3], [2_000_000, -1, 99, 2], [2_000_001, 1, 101, 7]])
+    f = fe._sums(trades, 0, 2, .1, .01)
+    assert f["buy_vol"].tolist() == [.03, 0] and f["sell_vol"].tolist() == [0, .02]
+    assert f["buy_n"].tolist() == [1, 0] and f["high"].tolist() == [10., 9.9]
+
+
 @pytest.mark.parametrize("par", [Exchange(), Martingale()])
 def test_rules_contract_and_seed(par):
     fit = truth(par)

@@ -161,12 +161,13 @@ def fit_exchange(
     par = _scaled(par, touch/queue)._replace(**{k: pace[k] for k in ("fast","middle")})
     return Fitted(par, tick, coarse, lot, mid, clock, False)
 
-# %% ../../nbs/synthetic/05a_fitted_exchange.ipynb #ecc19830
+# %% ../../nbs/synthetic/05a_fitted_exchange.ipynb #b0455794
 LOWEST = 1_000 # Ticks: a price below it starts there, so that it cannot fall to zero
 
 def _sums(trades, first, steps, tick, lot):
     "Trade columns of each second of a path"
     s = -(-trades[:,0]//1_000_000) - first//4 - 1
+    trades, s = trades[(s >= 0) & (s < steps)], s[(s >= 0) & (s < steps)] # a trade stamped after the last second belongs to the one that follows
     px, lots, buy = exact(trades[:,2], tick), trades[:,3].astype(float), trades[:,1] > 0
     add = lambda w: np.bincount(s, w, steps)
     n = [add(side*1.).astype(np.int32) for side in (buy, ~buy)]

@@ -26,19 +26,24 @@ from .prior_training import fit_prior, nats
 from .residuals import load_residuals, save_residuals
 from .vqvae import load_codebook, reconstruction, save_codebook
 
-# %% ../../nbs/synthetic/04a_jobs.ipynb #c3338160
-MODULES = ("data.book","data.grid","data.exchange","data.simulate","market.splits","forecast.rows","forecast.blocks","synthetic.channels","synthetic.codebook",
-           "synthetic.vqvae","synthetic.residuals","synthetic.prior","synthetic.prior_training","synthetic.markov","synthetic.sampling","synthetic.decode",
-           "synthetic.market","synthetic.bars","synthetic.fitted_exchange","synthetic.jobs")
+# %% ../../nbs/synthetic/04a_jobs.ipynb #2a78750a
+MODULES = dict(
+    codebook=("data.book","data.grid","market.splits","forecast.rows","forecast.blocks","synthetic.channels","synthetic.codebook","synthetic.vqvae",
+              "synthetic.residuals","synthetic.market","synthetic.markov","synthetic.jobs"),
+    prior=("synthetic.prior","synthetic.prior_training"),
+    market=("data.exchange","data.martingale","data.simulate","synthetic.residuals","synthetic.prior","synthetic.sampling","synthetic.decode","synthetic.market",
+            "synthetic.bars","synthetic.fitted_exchange"))
 
-def code_fingerprint()->str:
-    "Hash of the modules that codes, priors and markets depend on"
-    return fingerprint(*(importlib.import_module(f"lobresearch.{n}").__file__ for n in MODULES))
+def code_fingerprint(
+    kind:str, # codebook, prior or market
+)->str:
+    "Hash of the modules that items of a kind depend on, beside those of the items they build on"
+    return fingerprint(*(importlib.import_module(f"lobresearch.{n}").__file__ for n in MODULES[kind]))
 
 PRIORS = {"conv": ("conv", {}), "attention": ("attention", {}), "codes": ("conv", dict(codes_only=True))} # kind of network and what it is built with; `codes` is shown codes alone, as a Markov chain is
 MARKETS = ("vqvae","bootstrap","exchange")
 
-# %% ../../nbs/synthetic/04a_jobs.ipynb #af005448
+# %% ../../nbs/synthetic/04a_jobs.ipynb #adb36aa5
 def codebook_items(
     root, # Folder that holds artifacts/
     symbols, # Symbols
@@ -47,7 +52,7 @@ def codebook_items(
     levels:int=10, # Levels of the book on each side
 )->list: # For `map_items`
     "One codebook for each symbol"
-    code = code_fingerprint()
+    code = code_fingerprint("codebook")
     return [dict(kind="codebook", symbol=s, seed=seed, levels=levels, codebook=dict(codebook), data=data_fingerprint(root, s), code=code) for s in symbols]
 
 def prior_items(
@@ -57,7 +62,8 @@ def prior_items(
     "One item for each symbol and prior"
     unknown = [k for k in priors if k not in PRIORS]
     require(not unknown, f"There is no prior {', '.join(unknown)}; there are {', '.join(PRIORS)}.")
-    return [dict(kind="prior", symbol=b["symbol"], seed=b["seed"], prior=k, net={a: v for a,v in p.items() if a != "train"}, train=p.get("train", {}), codebook=item_key(b))
+    return [dict(kind="prior", symbol=b["symbol"], seed=b["seed"], prior=k, net={a: v for a,v in p.items() if a != "train"}, train=p.get("train", {}),
+                 codebook=item_key(b), code=code_fingerprint("prior"))
             for b in books for k,p in priors.items()]
 
 def market_items(
@@ -72,7 +78,7 @@ def market_items(
     require(not bad, f"There is no generator or setting {', '.join(bad)}; generators are {', '.join(MARKETS)}, settings {', '.join(base)}.")
     p, out = {**base, **how}, []
     for b in books:
-        same = dict(kind="market", symbol=b["symbol"], seed=b["seed"], levels=b["levels"], data=b["data"], code=b["code"], paths=p["paths"], steps=p["steps"])
+        same = dict(kind="market", symbol=b["symbol"], seed=b["seed"], levels=b["levels"], data=b["data"], code=code_fingerprint("market"), paths=p["paths"], steps=p["steps"])
         own = dict(vqvae=dict(codebook=item_key(b), prior=best.get(b["symbol"]), burn=p["burn"], temperature=p["temperature"]), bootstrap=dict(block=p["block"]), exchange={})
         out += [dict(same, generator=g, **own[g]) for g in generators if g != "vqvae" or b["symbol"] in best]
     return out
