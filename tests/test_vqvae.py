@@ -3,11 +3,12 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+import torch.nn.functional as F
 
 from lobresearch.errors import ParameterError, TooShortError
 from lobresearch.synthetic.code_figures import code_means
 from lobresearch.synthetic.vqvae import (
-    REGIME, Run, VqVae, by_kind, channel_weights, decode_mean, embed, encode, epoch, fit_codebook, load_codebook, reconstruction, regimes, save_codebook)
+    REGIME, Block, Run, VqVae, by_kind, channel_weights, decode_mean, embed, encode, epoch, fit_codebook, load_codebook, reconstruction, regimes, save_codebook)
 
 torch.set_num_threads(1)
 TINY = dict(codes=8, dim=4, width=8, epochs=2, warm=1, stretches=2, targets=64, lr=.01)
@@ -61,10 +62,39 @@ def test_dense_is_windowed_and_the_field_is_as_long_as_it_says(market, kw, secon
     assert (w, net.decoder_field) == seconds
     with torch.no_grad():
         dense = net.vectors(x[None])[0]
-        for t in range(w-1, 60, 7): assert torch.allclose(net.vectors(x[None, t-w+1:t+1])[0, -1], dense[t], atol=1e-5)
+        assert len(dense) == 61-w and net.vectors(x[None, :w-1]).shape == (1, 0, 4)
+        for t in range(w-1, 60, 7): assert torch.allclose(net.vectors(x[None, t-w+1:t+1])[0, -1], dense[t-w+1], atol=1e-5)
         far, near = x.clone(), x.clone()
         far[59-w] += 5; near[60-w] += 5
-        assert torch.equal(net.vectors(far[None])[0, 59], dense[59]) and not torch.equal(net.vectors(near[None])[0, 59], dense[59])
+        assert torch.equal(net.vectors(far[None])[0, -1], dense[-1]) and not torch.equal(net.vectors(near[None])[0, -1], dense[-1])
+
+
+def test_a_block_is_two_convolutions_and_a_way_around(market):
+    torch.manual_seed(1)
+    block, x = Block(12, 3), torch.from_numpy(market[0][:40])[None]
+
+    def conv(layer, v): return F.conv1d(v, layer.weight.reshape(12, 2, 12).transpose(1, 2), layer.bias, dilation=3)  # channels in the middle
+
+    def norm(layer, v): return F.relu((v-v.mean(1, keepdim=True))/(v.var(1, correction=0, keepdim=True)+layer.eps).sqrt())
+    v = x.transpose(1, 2)
+    want = v[..., 6:] + norm(block.norm_b, conv(block.b, norm(block.norm_a, conv(block.a, v))))
+    assert torch.allclose(block(x), want.transpose(1, 2), atol=1e-5)
+
+
+@pytest.fixture
+def every_warning():
+    was = torch.is_warn_always_enabled()
+    torch.set_warn_always(True)  # not only the first of a kind
+    yield
+    torch.set_warn_always(was)
+
+
+def test_arrays_that_may_only_be_read_are_taken(market, fitted, every_warning, recwarn):
+    x, _, segment, role = market
+    for v in (x := x.copy(), code := encode(fitted[0], x, segment)): v.flags.writeable = False
+    assert np.array_equal(encode(fitted[0], x, segment), code) and np.isfinite(decode_mean(fitted[0], code, segment)).any()
+    Run(x, segment, role, 0, **TINY)
+    assert not [w for w in recwarn if "writable" in str(w.message)]
 
 
 def test_training_sees_what_encoding_and_decoding_give(market, fitted):

@@ -256,7 +256,7 @@ def step(
     run.done = min(run.done+1, run.steps)
     return out.detach()
 
-# %% ../../nbs/synthetic/01a_vqvae.ipynb #a5a69148
+# %% ../../nbs/synthetic/01a_vqvae.ipynb #9c91912f
 def epoch(
     run:Run, # The run
 )->dict: # epoch, loss, valid_loss, perplexity, used (codes, on validation rows), restarts, quantised, seconds
@@ -272,7 +272,7 @@ def epoch(
     mean = float(torch.stack(losses).mean())
     require(math.isfinite(mean), f"Training went astray in epoch {e+1}: its loss is {mean}. Try a smaller lr.", LobError)
     valid, count = validate(run, quantise)
-    return dict(epoch=e+1, loss=mean, valid_loss=valid, perplexity=perplexity(count), used=int((count > 0).sum()), restarts=net.quantiser.restarts - was,
+    return dict(epoch=e+1, loss=mean, valid_loss=valid, perplexity=perplexity(count.numpy()), used=int((count > 0).sum()), restarts=net.quantiser.restarts - was,
                 quantised=quantise, seconds=time.perf_counter() - t)
 
 @torch.no_grad()
