@@ -11,7 +11,7 @@ import io
 import matplotlib as mpl
 import matplotlib.pyplot as plt
 
-# %% ../nbs/01_plots.ipynb #d1e33e77
+# %% ../nbs/01_plots.ipynb #40aecf9b
 OKABE_ITO = dict(black="#000000", orange="#E69F00", sky="#56B4E9", green="#009E73", yellow="#F0E442",
                  blue="#0072B2", red="#D55E00", purple="#CC79A7", grey="#777777")
 _o = OKABE_ITO
@@ -26,7 +26,8 @@ LABELS = {"zero": "zero", "last_return": "last return", "ridge_ofi": "ridge on O
           "deeplob_lstm_stateful": "stateful DeepLOB-LSTM", "tcn": "TCN", "deeplob_tcn": "DeepLOB-TCN", "deeplob_tcn_pooled": "pooled DeepLOB-TCN",
           "transformer": "Transformer", "hierarchical": "two-scale TCN", "ceiling": "ceiling",
           "real": "real", "vqvae": "VQ-VAE and prior", "bootstrap": "block bootstrap", "exchange": "embedded exchange", "jitter": "jitter",
-          "markov0": "order 0", "markov1": "order 1", "markov2": "order 2", "prior_conv": "convolution", "prior_attention": "attention", "prior_codes": "convolution, codes alone"}
+          "markov0": "order 0", "markov1": "order 1", "markov2": "order 2",
+          "prior_conv": "convolution", "prior_attention": "attention", "prior_codes": "convolution, codes alone"}
 FAMILIES = {"baseline": ("zero","last_return"), "linear": ("ridge_ofi","ridge","logistic"), "trees": ("forest","lightgbm"),
             "recurrent": ("lstm","cnn_lstm","deeplob_lstm","deeplob_lstm_stateful"), "convolutional": ("tcn","deeplob_tcn","deeplob_tcn_pooled"),
             "attention": ("transformer","hierarchical")}

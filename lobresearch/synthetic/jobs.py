@@ -26,7 +26,7 @@ from .prior_training import fit_prior, nats
 from .residuals import load_residuals, save_residuals
 from .vqvae import load_codebook, reconstruction, save_codebook
 
-# %% ../../nbs/synthetic/04a_jobs.ipynb #2a78750a
+# %% ../../nbs/synthetic/04a_jobs.ipynb #027bf86a
 MODULES = dict(
     codebook=("data.book","data.grid","market.splits","forecast.rows","forecast.blocks","synthetic.channels","synthetic.codebook","synthetic.vqvae",
               "synthetic.residuals","synthetic.market","synthetic.markov","synthetic.jobs"),
@@ -40,10 +40,10 @@ def code_fingerprint(
     "Hash of the modules that items of a kind depend on, beside those of the items they build on"
     return fingerprint(*(importlib.import_module(f"lobresearch.{n}").__file__ for n in MODULES[kind]))
 
-PRIORS = {"conv": ("conv", {}), "attention": ("attention", {}), "codes": ("conv", dict(codes_only=True))} # kind of network and what it is built with; `codes` is shown codes alone, as a Markov chain is
+PRIORS = {"conv": ("conv", {}), "attention": ("attention", {}), "codes": ("conv", dict(codes_only=True))} # kind of network, its own arguments
 MARKETS = ("vqvae","bootstrap","exchange")
 
-# %% ../../nbs/synthetic/04a_jobs.ipynb #adb36aa5
+# %% ../../nbs/synthetic/04a_jobs.ipynb #58434d99
 def codebook_items(
     root, # Folder that holds artifacts/
     symbols, # Symbols
@@ -78,12 +78,13 @@ def market_items(
     require(not bad, f"There is no generator or setting {', '.join(bad)}; generators are {', '.join(MARKETS)}, settings {', '.join(base)}.")
     p, out = {**base, **how}, []
     for b in books:
-        same = dict(kind="market", symbol=b["symbol"], seed=b["seed"], levels=b["levels"], data=b["data"], code=code_fingerprint("market"), paths=p["paths"], steps=p["steps"])
-        own = dict(vqvae=dict(codebook=item_key(b), prior=best.get(b["symbol"]), burn=p["burn"], temperature=p["temperature"]), bootstrap=dict(block=p["block"]), exchange={})
+        same = {k: b[k] for k in ("symbol","seed","levels","data")} | dict(kind="market", code=code_fingerprint("market"), paths=p["paths"], steps=p["steps"])
+        model = dict(codebook=item_key(b), prior=best.get(b["symbol"]), burn=p["burn"], temperature=p["temperature"])
+        own = dict(vqvae=model, bootstrap=dict(block=p["block"]), exchange={})
         out += [dict(same, generator=g, **own[g]) for g in generators if g != "vqvae" or b["symbol"] in best]
     return out
 
-# %% ../../nbs/synthetic/04a_jobs.ipynb #98fff148
+# %% ../../nbs/synthetic/04a_jobs.ipynb #56b21193
 def _recording(item, root):
     "Grid and roles of an item's symbol; seconds that the split lacks, the sealed ones among them, have none"
     grid = load_grid(Path(root)/"artifacts/grid", item["symbol"])
@@ -101,7 +102,8 @@ def _fit_codebook(item, folder, root):
     x, segment, names = code_inputs(snapshot_form(grid), c.state), grid["segment"].to_numpy(), channel_names(item["levels"])
     shares = pd.concat([reconstruction(c.net, x, segment, role == r, names).assign(role=r) for r in ("train","valid","test")])
     kept = min(h["valid_loss"] for h in c.history if h["quantised"])
-    return dict(symbol=item["symbol"], valid=[-kept], history=[{k: v for k,v in h.items() if k != "seconds"} for h in c.history], reconstruction=shares.to_dict("list"),
+    history = [{k: v for k,v in h.items() if k != "seconds"} for h in c.history]
+    return dict(symbol=item["symbol"], valid=[-kept], history=history, reconstruction=shares.to_dict("list"),
                 memory=c.net.receptive_field, decoder=c.net.decoder_field, weights=sum(p.numel() for p in c.net.parameters()), radius=float(c.residuals.radius))
 
 def _markov(c, grid, role):
@@ -119,7 +121,7 @@ def load_codes(
     net, state = load_codebook(Path(folder)/"codebook")
     return Codes(state, net, load_residuals(Path(folder)/"residuals"), pd.read_parquet(Path(folder)/"codes.parquet") if table is None else table, [])
 
-# %% ../../nbs/synthetic/04a_jobs.ipynb #33d07dc6
+# %% ../../nbs/synthetic/04a_jobs.ipynb #a5d64921
 def _fit_prior(item, folder, root):
     grid, role = _recording(item, root)
     c = load_codes(folder.parent/item["codebook"])
@@ -132,9 +134,10 @@ def _fit_prior(item, folder, root):
     n = nats(net, tokens, segment, role != "") # the sealed seconds are not scored
     pd.DataFrame(n, columns=["code","spread","move"]).assign(ts=c.table.ts).to_parquet(folder/"nats.parquet", index=False)
     mean = {r: [float(v) for v in np.nanmean(n[role == r], 0)] for r in ("train","valid","test")}
-    return dict(symbol=item["symbol"], prior=item["prior"], valid=[-sum(mean["valid"])], history=history, nats=mean, weights=sum(p.numel() for p in net.parameters()), memory=net.receptive_field)
+    return dict(symbol=item["symbol"], prior=item["prior"], valid=[-sum(mean["valid"])], history=history, nats=mean,
+                weights=sum(p.numel() for p in net.parameters()), memory=net.receptive_field)
 
-# %% ../../nbs/synthetic/04a_jobs.ipynb #5e284cf9
+# %% ../../nbs/synthetic/04a_jobs.ipynb #c6e38ff2
 def _exchange(item, grid, train):
     "The embedded exchange as the symbol, and how near its moments come"
     fit = fit_exchange(grid, train, item["symbol"], item["seed"])
@@ -148,7 +151,8 @@ def _make_market(item, folder, root):
     more = {}
     if item["generator"] == "vqvae":
         c, start = load_codes(folder.parent/item["codebook"]), float(mid(grid[train])[-1])
-        made, more["violations"] = generate_market(c, load_prior(folder.parent/item["prior"]/"prior"), train, paths, steps, item["seed"], start, grid["segment"].to_numpy(), item["temperature"], item["burn"])
+        prior, segment = load_prior(folder.parent/item["prior"]/"prior"), grid["segment"].to_numpy()
+        made, more["violations"] = generate_market(c, prior, train, paths, steps, item["seed"], start, segment, item["temperature"], item["burn"])
     elif item["generator"] == "bootstrap": made = bootstrap_market(grid, train, paths, steps, item["block"], item["seed"])
     else: made, more["fit"] = _exchange(item, grid, train)
     tick, lot = tick_size(grid[train]), lot_size(grid[train])
@@ -163,7 +167,7 @@ def run_item(
     "Do one piece of work and leave its files in `folder`"
     return dict(codebook=_fit_codebook, prior=_fit_prior, market=_make_market)[item["kind"]](item, Path(folder), root)
 
-# %% ../../nbs/synthetic/04a_jobs.ipynb #45a0b1e9
+# %% ../../nbs/synthetic/04a_jobs.ipynb #0f5eb449
 def best_priors(
     items, # From `prior_items`
     results, # Of the same items
@@ -193,10 +197,10 @@ def collect(
         models = out/"models"/f"symbol={s}"
         if i["kind"] == "codebook":
             _copy([folder/f"{n}.{e}" for n in ("codebook","residuals") for e in ("json","safetensors")], models)
-            _copy([folder/"codes.parquet"], out/"codes", lambda name: f"symbol={s}.parquet")
+            _copy([folder/"codes.parquet"], out/"codes", lambda name, s=s: f"symbol={s}.parquet")
             nats_of.setdefault(s, []).append(pd.read_parquet(folder/"markov.parquet"))
         elif i["kind"] == "prior":
-            _copy([folder/f"prior.{e}" for e in ("json","safetensors")], models, lambda name: name.replace("prior", f"prior_{i['prior']}"))
+            _copy([folder/f"prior.{e}" for e in ("json","safetensors")], models, lambda name, p=i["prior"]: name.replace("prior", f"prior_{p}"))
             nats_of.setdefault(s, []).append(pd.read_parquet(folder/"nats.parquet").assign(model=f"prior_{i['prior']}"))
         else: _copy(sorted((folder/"grid"/f"symbol={s}").glob("date=*.parquet")), out/"markets"/i["generator"]/f"symbol={s}")
     for s, parts in nats_of.items():

@@ -78,7 +78,7 @@ def direction(
     sign = np.array([np.sign(np.average(b["values"], weights=b["counts"])) for b in state["move"]])
     return np.where(np.asarray(move) < 0, 0, sign[np.asarray(move)]).astype(np.int8)
 
-# %% ../../nbs/synthetic/04_market.ipynb #39ec222d
+# %% ../../nbs/synthetic/04_market.ipynb #3423c953
 START, GAP = 946_684_800_000_000, 120 # 2000-01-01, a day on which none of this was recorded; seconds between two paths
 
 def prompts(
@@ -112,7 +112,8 @@ def generate_market(
     burn:int=300, # Seconds that each path runs before it counts, so that it forgets its prompt
 ): # grid in the grid contract, and a dictionary of violations before repair
     "A made-up market in snapshot form"
-    require(paths > 0 and steps > 0 and burn >= codes.net.decoder_field, f"A market needs paths and steps, and burn of {codes.net.decoder_field} or more; got {paths}, {steps}, {burn}.")
+    least = codes.net.decoder_field
+    require(paths > 0 and steps > 0 and burn >= least, f"A market needs paths and steps, and burn of {least} or more; got {paths}, {steps} and {burn}.")
     rng = np.random.default_rng([seed, 0])
     past, _ = prompts(codes.table, segment, train, paths, prior.receptive_field, rng)
     tokens = generate(prior, burn + steps, past, seed, temperature)

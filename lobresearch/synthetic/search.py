@@ -46,7 +46,7 @@ def saved(
     use = whole > FLAT
     return float(.5*np.log(np.maximum(whole[use], FLOOR)/np.maximum(left[use], FLOOR)).sum())
 
-# %% ../../nbs/synthetic/09_search.ipynb #e295ef40
+# %% ../../nbs/synthetic/09_search.ipynb #9dd43560
 def knobs(
     part:str, # codebook or prior
     kind:str="conv", # Which prior
@@ -77,7 +77,7 @@ def trial_item(
     odd = [f"{b}.{k}" for b in own for k in own[b] if k not in known[b]]
     require(not odd, f"A {part} has no {', '.join(odd)}.")
     own[where]["epochs"] = epochs
-    names, codes = [*MODULES, "synthetic.search"], Path(root)/f"artifacts/synthetic/codes/symbol={symbol}.parquet"
+    names, codes = [*MODULES["codebook"], *MODULES["prior"], "synthetic.search"], Path(root)/f"artifacts/synthetic/codes/symbol={symbol}.parquet"
     require(part == "codebook" or codes.is_file(), f"There are no codes of {symbol} yet; fit the codebook before a prior is sought.")
     return dict(symbol=symbol, model=part if part == "codebook" else f"prior_{kind}", part=part, kind=kind, seed=seed, levels=levels,
                 data=data_fingerprint(root, symbol) if part == "codebook" else fingerprint(codes),
