@@ -24,7 +24,7 @@ SCENARIOS = {"none": (0., 0.), "high tier": (2.5, .6), "lowest tier": (5., 2.), 
 EPS = 1e-9 # Relative; prices and quantities that differ by less are the same
 _jit = nb.njit(nogil=True, cache=True, error_model="numpy")
 
-# %% ../../nbs/trading/00_accounting.ipynb #d86afa9f
+# %% ../../nbs/trading/00_accounting.ipynb #b3827124
 @dataclass
 class Market:
     "What can be traded against, a row a second"
@@ -58,7 +58,8 @@ def as_market(
     levels = have if levels is None else levels
     require(0 < levels <= have, f"orders can walk 1 to {have} levels of this grid; got {levels}.")
     ts, book = grid.index.to_numpy(np.int64), np.ascontiguousarray(grid[book_columns(levels)], dtype=float)
-    require(bool(np.isfinite(book[:,:4]).all() and (book[:,0] >= book[:,2]).all()), "every second must have a best bid and a best ask that do not cross; ingest the recording first.")
+    require(bool(np.isfinite(book[:,:4]).all() and (book[:,0] >= book[:,2]).all()),
+            "every second must have a best bid and a best ask that do not cross; ingest the recording first.")
     rate = np.asarray(funding, float) if np.ndim(funding) else funding_rate(ts, funding)
     require(rate.shape == ts.shape, f"funding must have a rate a row, {ts.shape}; got {rate.shape}.")
     tape = np.ascontiguousarray(grid[["low","high","buy_vol","sell_vol"]], dtype=float)
@@ -79,9 +80,10 @@ def walk(book, units, all_of_it):
         value, left = value + left*max(last + sign*beyond, 0.), 0.
     return sign*(abs(units) - left), sign*value, best
 
-# %% ../../nbs/trading/00_accounting.ipynb #f48c0d8f
+# %% ../../nbs/trading/00_accounting.ipynb #67bf0e01
 ACCOUNT = np.dtype([(n, float) for n in (
     "position", # Units held
+    "held", # Units held while the last second passed
     "size", # Units of a full position
     "capital", # What the account was opened with; money is counted from 0
     "cash","mid","equity","before", # Equity now, and a second ago
@@ -151,7 +153,7 @@ def _arrive(a, p, book, target, kind):
         if done != 0: _fill(a, p, done, value, best, a.taker)
         a.missed += abs(units - done)
 
-# %% ../../nbs/trading/00_accounting.ipynb #69c7924e
+# %% ../../nbs/trading/00_accounting.ipynb #8c2b4f14
 @_jit
 def _shut(a, p, book, kind):
     "Close the position now, at cost"
@@ -172,7 +174,8 @@ def _second(a, p, orders, book, tape, funding, action, last, kind, latency):
     if latency == 0: _arrive(a, p, book[a.row], action, kind)
     a.row += 1
     r, mid = a.row, (book[a.row,0] + book[a.row,2])/2
-    p[GROSS] += a.position*(mid - a.mid)
+    a.held = a.position
+    p[GROSS] += a.held*(mid - a.mid)
     paid = funding[r]*a.position*mid
     p[FUNDING] -= paid
     a.cash -= paid

@@ -19,7 +19,7 @@ REWARD_STATE = ("earned","mean","sd","drawdown","trades","held","paid") # What t
 _EARNED, _MEAN, _VAR, _PEAK, _TRADES, _HELD, _PAID = range(7) # Of a memory
 _jit = nb.njit(nogil=True, cache=True, error_model="numpy")
 
-# %% ../../nbs/trading/02_rewards.ipynb #21e5226b
+# %% ../../nbs/trading/02_rewards.ipynb #5be486fb
 def weights(
     weighted=None, # Weight of each term by name; the default reward if None
 )->np.ndarray: # (terms,)
@@ -30,8 +30,8 @@ def weights(
     return np.array([float(w.get(t, 0.)) for t in TERMS])
 
 @_jit
-def _score(acc, parts, held, memory, alpha, weight, terms, reward):
-    "Terms and reward of the second just passed; `held` is the position during it, as a share"
+def _score(acc, parts, memory, alpha, weight, terms, reward):
+    "Terms and reward of the second just passed"
     for i in range(len(acc)):
         a, m, out, bps = acc[i], memory[i], terms[i], 1e4/acc[i].capital
         pnl = bps*(a.equity - a.before)
@@ -44,14 +44,21 @@ def _score(acc, parts, held, memory, alpha, weight, terms, reward):
         m[_VAR] = (1 - alpha)*(m[_VAR] + alpha*off*off)
         out[1] = m[_MEAN]/np.sqrt(m[_VAR]) if m[_VAR] > 1e-18 else 0.
         out[2] = max(0., m[_PEAK] - m[_EARNED] - down)
-        out[3], out[4], out[5] = a.fills, abs(held[i]), max(0., -bps*(parts[i,SPREAD] + parts[i,IMPACT]))
+        out[3], out[4], out[5] = a.fills, abs(a.held)/a.size, max(0., -bps*(parts[i,SPREAD] + parts[i,IMPACT]))
         m[_TRADES] += out[3]
         m[_HELD] += out[4]
         m[_PAID] += out[5]
         reward[i] = 0.
         for k in range(len(weight)): reward[i] += weight[k]*out[k]
+@_jit
+def _state(acc, memory, which, out):
+    "What the terms go on from"
+    for i in which:
+        m = memory[i]
+        out[i,0], out[i,1], out[i,2], out[i,3] = m[_EARNED], m[_MEAN], np.sqrt(m[_VAR]), m[_PEAK] - m[_EARNED]
+        out[i,4], out[i,5], out[i,6] = np.log1p(m[_TRADES]), m[_HELD]/max(acc[i].step, 1), m[_PAID]
 
-# %% ../../nbs/trading/02_rewards.ipynb #378ff2e6
+# %% ../../nbs/trading/02_rewards.ipynb #9cab085a
 class Rewards:
     "Reward of a batch of accounts, and what its terms remember"
     def __init__(self,
@@ -67,14 +74,13 @@ class Rewards:
         "Forget what the accounts `which` did"
         self.memory[which] = 0
 
-    def score(self, acc, parts, held):
+    def score(self, acc, parts):
         "Terms (batch, terms) and reward (batch,) of the second just passed, in `terms` and `reward`"
-        _score(acc, parts, held, self.memory, self.alpha, self.weight, self.terms, self.reward)
+        _score(acc, parts, self.memory, self.alpha, self.weight, self.terms, self.reward)
 
-    def state(self, age):
-        "What the terms go on from, (batch, REWARD_STATE); `age` is the episode's in seconds"
-        m = self.memory
-        return np.stack([m[:,_EARNED], m[:,_MEAN], np.sqrt(m[:,_VAR]), m[:,_PEAK] - m[:,_EARNED], np.log1p(m[:,_TRADES]), m[:,_HELD]/np.maximum(age, 1), m[:,_PAID]], 1)
+    def state(self, acc, which, out):
+        "What the terms of the accounts `which` go on from, into their rows of `out` (batch, REWARD_STATE)"
+        _state(acc, self.memory, which, out)
 
 # %% ../../nbs/trading/02_rewards.ipynb #088c6948
 def hacked(
