@@ -236,7 +236,7 @@ def dominates(
     "Does choosing stochastically dominate a random choice?"
     return bool((table.chosen <= table.everyone + slack).all()), bool((table.second >= -slack).all())
 
-# %% ../../nbs/evidence/04_overfitting.ipynb #7f99c49d
+# %% ../../nbs/evidence/04_overfitting.ipynb #ba5d8c83
 _blue, _red, _grey = (OKABE_ITO[k] for k in ("blue", "red", "grey"))
 
 def fig_logits(
@@ -246,13 +246,13 @@ def fig_logits(
     import matplotlib.pyplot as plt
     v, n = np.unique(np.round(c.logits, 9), return_counts=True)
     fig, ax = plt.subplots(figsize=size(.45))
-    edges = np.linspace(v[0] - .25, v[-1] + .25, 40)
+    edges = np.arange(math.floor(2*v[0]) - 1, math.ceil(2*v[-1]) + 1)/2 # zero is an edge and belongs to the left
     for lo,col,word in ((True, _red, "median or below"), (False, _blue, "above the median")):
         k = c.logits <= 0 if lo else c.logits > 0
-        ax.hist(c.logits[k], edges, weights=np.full(k.sum(), 100/len(k)), color=col, label=f"{word}: {100*k.mean():.0f} % of splits")
+        ax.hist(c.logits[k] - 1e-9, edges, weights=np.full(k.sum(), 100/len(k)), color=col, label=f"{word}: {100*k.mean():.0f} % of splits")
     ax.axvline(0, color="k", lw=.8)
     ax.set(xlabel="logit of the chosen one's relative rank out of sample", ylabel="splits (%)")
-    ax.legend()
+    ax.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=2)
     return fig, pd.DataFrame(dict(logit=v, share=n/n.sum()))
 
 def fig_degradation(

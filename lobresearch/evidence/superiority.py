@@ -107,7 +107,7 @@ def step_down(
         out.loc[d.columns, ["gain","t","p"]] = np.stack([d.mean(), t, p], 1)
     return out.assign(superior=(out.p <= level) & (out.gain > 0)).sort_values("t", ascending=False, kind="stable")
 
-# %% ../../nbs/evidence/05_superiority.ipynb #1d4d4570
+# %% ../../nbs/evidence/05_superiority.ipynb #b6fe0fcb
 def fig_step_down(
     table:pd.DataFrame, # From `step_down`
     most:int=20, # Policies shown, largest t first
@@ -117,11 +117,11 @@ def fig_step_down(
     t = table[table.t.notna()].head(most)
     require(len(t) > 0, "No policy differs from the benchmark, so there is nothing to draw.")
     fig, ax = plt.subplots(figsize=size(.12 + .045*len(t)))
-    y, top = np.arange(len(t)), max(t.t.max(), 0)
+    y = np.arange(len(t))
     for is_better,col,word in ((True, OKABE_ITO["blue"], "better than the benchmark"), (False, OKABE_ITO["grey"], "not shown to be better")):
         k = t.superior.to_numpy() == is_better
         if k.any(): ax.plot(t.t.to_numpy()[k], y[k], "o", mfc=col if is_better else "none", color=col, ls="none", ms=5, label=word)
-    for i,p in enumerate(t.p): ax.annotate(f"p {'=' if p >= .001 else '<'} {max(p, .001):.3f}", (top, i), (12, 0), textcoords="offset points", va="center", fontsize=7.5)
+    for i,p in enumerate(t.p): ax.annotate(f"p {'=' if p >= .001 else '<'} {max(p, .001):.3f}", (1, i), (4, 0), xycoords=("axes fraction", "data"), textcoords="offset points", va="center", fontsize=7.5)
     ax.axvline(0, color="k", lw=.8)
     ax.set(yticks=y, yticklabels=t.index, xlabel="mean gain over its standard error", ylim=(len(t) - .4, -.6))
     ax.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=2)

@@ -14,9 +14,9 @@ from ..errors import TooShortError, require
 from ..plots import OKABE_ITO, size
 from .measures import COSTS, YEAR, break_even, checked, net_at_fees, per_period
 
-# %% ../../nbs/trading/06_tear_sheet.ipynb #b2d3fc18
+# %% ../../nbs/trading/06_tear_sheet.ipynb #37749ef0
 FEES = np.unique(np.round(np.concatenate([np.linspace(-.25, 1, 26), np.linspace(1, 10, 37)]), 4)) # bps a side
-_hues = [OKABE_ITO[k] for k in ("blue","red","green","orange","purple","sky","black")]
+_hues = [OKABE_ITO[k] for k in ("blue","red","green","purple","orange","sky","black")]
 
 def fee_table(
     records:dict, # Name to record
@@ -51,7 +51,7 @@ def fig_fees(
     _fee_axes(ax, low, curves, marks or {})
     return fig, curves.assign(break_even=curves.name.map(even.fee), break_even_low=curves.name.map(even.low), break_even_high=curves.name.map(even.high))
 
-# %% ../../nbs/trading/06_tear_sheet.ipynb #75f0f8d5
+# %% ../../nbs/trading/06_tear_sheet.ipynb #28d25f8e
 def _even_marks(ax, even, color, least, most):
     "A row a record: its break-even fee, with arrows where it lies beyond the axis"
     for y,(k,r) in enumerate(even.iterrows()):
@@ -65,17 +65,18 @@ def _even_marks(ax, even, color, least, most):
 
 def _fee_axes(ax, low, curves, marks):
     "Scales, the line of zero, and what venues ask"
-    top = max(float(np.nanmax(abs(curves.loc[curves.fee <= 1, "net"]), initial=0)), 1.)
-    ax.set_yscale("symlog", linthresh=10**math.floor(math.log10(top)))
+    free = curves[curves.fee == curves.fee.iloc[abs(curves.fee).argmin()]] # where no fee is asked
+    top = max(float(np.nanmax(curves[["net","high"]].to_numpy(), initial=0)), 1e-6)
+    ax.set_ylim(-1.3*max(top, float(abs(free.net).max())), 1.05*top if (curves.net > 0).any() else .1*float(abs(free.net).max()) + 1e-6)
     ax.set_xscale("symlog", linthresh=1, linscale=2)
     ticks = [f for f in (-.25, 0, .25, .5, .75, 1, 2, 5, 10) if curves.fee.min() <= f <= curves.fee.max()]
     low.set_xticks(ticks, [f"{f:g}".replace("-", "−") for f in ticks]); low.minorticks_off(); ax.minorticks_off()
-    ax.set(ylabel="net result (bps of the capital a day)", xlim=(curves.fee.min(), curves.fee.max()*1.25))
+    ax.set(ylabel="net (bps of the capital a day)", xlim=(curves.fee.min(), curves.fee.max()*1.25))
     ax.axhline(0, color="k", lw=.8)
     for a in (ax, low):
         for f in marks.values(): a.axvline(f, color=OKABE_ITO["grey"], lw=.7, ls=":")
     for k,f in marks.items(): ax.annotate(k, (f, 1), (2, -2), xycoords=("data", "axes fraction"), textcoords="offset points", rotation=90, va="top", fontsize=7, color=OKABE_ITO["grey"])
-    ax.legend(loc="lower left")
+    ax.legend(loc="upper right")
 
 # %% ../../nbs/trading/06_tear_sheet.ipynb #c4f7044c
 def _clock(t):
@@ -161,7 +162,7 @@ def fig_rolling(
     ax.legend(loc="best", ncols=2)
     return fig, t.assign(hours=x)
 
-# %% ../../nbs/trading/06_tear_sheet.ipynb #2d7e23ba
+# %% ../../nbs/trading/06_tear_sheet.ipynb #806d7559
 def hour_table(
     ledger:pd.DataFrame, # Record
 )->pd.DataFrame: # index day, columns 0 to 23 (UTC): bps an hour traded, NaN where nothing was recorded
@@ -178,7 +179,7 @@ def fig_hours(
     import matplotlib.pyplot as plt
     h = hour_table(ledger)
     x, top = h.to_numpy(float), max(float(np.nanmax(abs(h.to_numpy(float)))), 1e-9)
-    fig, ax = plt.subplots(figsize=size(min(.16 + .035*len(h), .8)))
+    fig, ax = plt.subplots(figsize=size(min(.2 + .035*len(h), .8)))
     ax.set_facecolor("#e8e8e8")
     im = ax.imshow(x, cmap="PuOr", vmin=-top, vmax=top, aspect="auto", interpolation="none")
     if len(h) <= 7:
@@ -187,5 +188,5 @@ def fig_hours(
     rows = np.arange(0, len(h), -(-len(h)//20))
     ax.set(xlabel="hour of the day (UTC)", xticks=range(0, 24, 2), yticks=rows, yticklabels=[str(h.index[i]) for i in rows])
     for s in ax.spines.values(): s.set_visible(False)
-    fig.colorbar(im, ax=ax, label="net (bps an hour)", aspect=8 if len(h) < 4 else 20, pad=.01)
+    fig.colorbar(im, ax=ax, label="bps an hour", aspect=8 if len(h) < 4 else 20, pad=.01)
     return fig, h
