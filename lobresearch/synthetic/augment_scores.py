@@ -249,7 +249,7 @@ def page_table(
 
 def _between(r, f=".3f"): return _num(r.value, f) + (f" [{_num(r.lo, f)}, {_num(r.hi, f)}]" if np.isfinite(r.lo) else "")
 
-# %% ../../nbs/synthetic/08a_augment_scores.ipynb #2edff484
+# %% ../../nbs/synthetic/08a_augment_scores.ipynb #97dd1e1a
 def fig_differences(
     table:pd.DataFrame, # From `difference_table`
     names:dict=NAMES, # Arm to what it is called
@@ -262,7 +262,7 @@ def fig_differences(
         ax = axs[i,j]; ax.axvline(0, color="k", lw=.8, zorder=0)
         for r in T[(T.share == s) & (T.horizon == h)].itertuples(): _dot(ax, r, arms.index(r.arm) + (.16 if r.mode == "exposure" else -.16))
         ax.set_title("mean over horizons" if h == 0 else f"{h} s") if i == 0 else None
-        ax.tick_params(axis="y", length=0); ax.locator_params(axis="x", nbins=3)
+        ax.tick_params(axis="y", length=0); ax.locator_params(axis="x", nbins=2); ax.xaxis.set_major_formatter("{x:g}")
         if j == 0 and len(shares) > 1: ax.set_ylabel(f"{s:.0%} of real rows", fontsize=7.5)
     axs[0,0].set_yticks(range(len(arms)), [f"+ {names[a]}" for a in arms]); axs[0,0].set_ylim(len(arms) - .5, -.5)
     fig.supxlabel("difference in correlation to real data alone", fontsize=8.5)

@@ -110,7 +110,7 @@ def fig_usage(
     np.ravel(axs)[0].set_ylabel("% of seconds (dashed: all alike)")
     return fig, pd.DataFrame(rows)
 
-# %% ../../nbs/synthetic/01b_code_figures.ipynb #106584f6
+# %% ../../nbs/synthetic/01b_code_figures.ipynb #1dec5958
 def fig_reconstruction(
     x, # float32 (rows, D), standardised channels
     mean, # float32 (rows, D), from `decode_mean`
@@ -141,6 +141,6 @@ def fig_shares(
         ax.plot(kinds[name], np.arange(len(kinds)) + .12*(k-(len(kinds.columns)-1)/2), "osD^vP"[k % 6], ms=5, label=name)
     ax.axvline(0, color=OKABE_ITO["grey"], lw=.6)
     ax.set(yticks=range(len(kinds)), yticklabels=kinds.index, xlabel="share of the variance that the codes give back",
-           xlim=(min(-.05, max(kinds.min().min(), -1)), 1))
+           xlim=(min(-.05, 1.15*max(kinds.min().min(), -1)), 1.02))
     ax.invert_yaxis(); ax.legend()
     return fig, kinds

@@ -49,7 +49,7 @@ def picture(
         np.add.at(out[k], (at[there].astype(int), np.broadcast_to(np.arange(len(grid))[:,None], at.shape)[there]), sz[there])
     return np.log1p(out[0]) - np.log1p(out[1])
 
-# %% ../../nbs/synthetic/04b_market_pictures.ipynb #e4722f33
+# %% ../../nbs/synthetic/04b_market_pictures.ipynb #ed417f48
 def fig_guess(
     real:list, # Stretches of the recording, from `windows`
     made:list, # Stretches of a generated market, as long
@@ -64,7 +64,10 @@ def fig_guess(
     level, far = sum(c.startswith("ask_px_") for c in sized[0]), []
     for w in sized: far.append(np.quantile(abs(np.r_[w[f"ask_px_{level//2+1}"], w[f"bid_px_{level//2+1}"]] - mid(w)[0])/tick, .98))
     reach = max(4., float(np.median(far)))
-    images = [picture(w, tick, reach) for w in sized]
+    step = max(1., np.ceil(2*reach/60)) # ticks in a row of the picture
+    bins = 2*int(np.ceil(reach/step))
+    reach = step*bins/2
+    images = [picture(w, tick, reach, bins) for w in sized]
     top, cols = np.quantile(abs(np.stack(images))[np.stack(images) != 0], .98), 3
     fig, axs = plt.subplots(-(-len(panels)//cols), cols, figsize=(WIDTH, 1.75*-(-len(panels)//cols)), sharex=True, sharey=True, squeeze=False)
     for ax, w, im, letter in zip(axs.flat, sized, images, "ABCDEFGHIJKL"):

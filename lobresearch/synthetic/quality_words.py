@@ -100,7 +100,7 @@ def summary_words(
     size = "too little" if r.auc > .5 else "too much"
     return f"{what}, {dict(mean='mean', sd='spread within a window', change='change from second to second').get(part, part)} {size} ({number(max(r.auc, 1-r.auc))})"
 
-# %% ../../nbs/synthetic/07d_quality_words.ipynb #d42f8744
+# %% ../../nbs/synthetic/07d_quality_words.ipynb #2fc85956
 def transfer_words(
     table:pd.DataFrame, # generator, way, horizon, pearson, lo, hi, diff, diff_lo, diff_hi: of one symbol
     bound:bool=False, # Whether the exchange made the recording
@@ -127,10 +127,14 @@ def copy_words(
     t = table[table.name.isin(GENERATORS) & table.share.notna()].set_index("name")
     if not len(t): return []
     share = lambda g: between(*(100*t.loc[g, ["share","lo","hi"]].to_numpy(float)), ".0f")
-    who = {k: [f"{label_of(g, bound)} (share of copies, %: {share(g)})" for g in present(t.index) if pd.notna(t.loc[g,"copies"]) and bool(t.loc[g,"copies"]) == k]
-           for k in (True, False)}
-    out = [f"Copies training windows: {listed(who[True])}."] if who[True] else []
-    return out + ([f"No sign of copying: {listed(who[False])}."] if who[False] else [])
+    named = lambda gs: listed([f"{label_of(g, bound)} (share of copies, %: {share(g)})" for g in gs])
+    told = [g for g in present(t.index) if pd.notna(t.loc[g,"copies"])]
+    copy = [g for g in told if t.loc[g,"copies"]]
+    near = [g for g in told if g not in copy and t.loc[g,"lo"] > 0]
+    clear = [g for g in told if g not in copy + near]
+    out = [f"Copies training windows: {named(copy)}."] if copy else []
+    if near: out.append(f"Nearer to single training windows than held-out seconds are, beyond chance, though short of copying: {named(near)}.")
+    return out + ([f"No sign of copying: {named(clear)}."] if clear else [])
 
 # %% ../../nbs/synthetic/07d_quality_words.ipynb #2f856427
 def distance_cells(

@@ -51,7 +51,7 @@ def fig_fees(
     _fee_axes(ax, low, curves, marks or {})
     return fig, curves.assign(break_even=curves.name.map(even.fee), break_even_low=curves.name.map(even.low), break_even_high=curves.name.map(even.high))
 
-# %% ../../nbs/trading/06_tear_sheet.ipynb #28d25f8e
+# %% ../../nbs/trading/06_tear_sheet.ipynb #7cf11d94
 def _even_marks(ax, even, color, least, most):
     "A row a record: its break-even fee, with arrows where it lies beyond the axis"
     for y,(k,r) in enumerate(even.iterrows()):
@@ -68,15 +68,15 @@ def _fee_axes(ax, low, curves, marks):
     free = curves[curves.fee == curves.fee.iloc[abs(curves.fee).argmin()]] # where no fee is asked
     top = max(float(np.nanmax(curves[["net","high"]].to_numpy(), initial=0)), 1e-6)
     ax.set_ylim(-1.3*max(top, float(abs(free.net).max())), 1.05*top if (curves.net > 0).any() else .1*float(abs(free.net).max()) + 1e-6)
-    ax.set_xscale("symlog", linthresh=1, linscale=2)
+    ax.set_xscale("asinh", linear_width=.5)
     ticks = [f for f in (-.25, 0, .25, .5, .75, 1, 2, 5, 10) if curves.fee.min() <= f <= curves.fee.max()]
     low.set_xticks(ticks, [f"{f:g}".replace("-", "−") for f in ticks]); low.minorticks_off(); ax.minorticks_off()
     ax.set(ylabel="net (bps of the capital a day)", xlim=(curves.fee.min(), curves.fee.max()*1.25))
     ax.axhline(0, color="k", lw=.8)
     for a in (ax, low):
         for f in marks.values(): a.axvline(f, color=OKABE_ITO["grey"], lw=.7, ls=":")
+    ax.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=4)
     for k,f in marks.items(): ax.annotate(k, (f, 1), (2, -2), xycoords=("data", "axes fraction"), textcoords="offset points", rotation=90, va="top", fontsize=7, color=OKABE_ITO["grey"])
-    ax.legend(loc="upper right")
 
 # %% ../../nbs/trading/06_tear_sheet.ipynb #c4f7044c
 def _clock(t):
