@@ -22,14 +22,14 @@ from ..market.windows import trailing_sum
 from ..plots import COLORS, LABELS, OKABE_ITO, size
 from .distances import Distance, Pair, bars, cells, histogram_l1, in_bars, wasserstein
 
-# %% ../../nbs/synthetic/06a_conditionals.ipynb #14d04101
+# %% ../../nbs/synthetic/06a_conditionals.ipynb #82f6b1e6
 STATES = 5
 CONDITIONALS = (("spread","volatility"), ("imbalance","move"), ("next_move","imbalance"), ("next_abs_move","volatility"),
                 ("log_volume","spread"), ("log_depth","volatility"), ("trades","abs_move")) # (what, given what)
 
 def of_pair(
     pair:Pair, # Two grids
-    name:str, # One of `STATISTICS`, or next_… for its value a second later
+    name:str, # One of `STATISTICS`, or `next_` and one of them for its value a second later
 )->tuple: # (real (rows,), market (rows,)); NaN where undefined
     "A statistic, or what it is a second later"
     x = pair.values(name.removeprefix("next_"))
@@ -151,11 +151,11 @@ def flow_slope(
     "The move of ten seconds on the order-flow imbalance of the same ten seconds"
     return _curves(pair, lambda S: np.stack([_slope(S), _r2(S)], -1), _flow_sums(pair), quantity=["slope", "r2"])
 
-# %% ../../nbs/synthetic/06a_conditionals.ipynb #6e0285bc
+# %% ../../nbs/synthetic/06a_conditionals.ipynb #f63b2552
 def impact(
     pair:Pair, # Two grids
     lags:tuple=LAGS, # Seconds of the answer
-)->list: # `Distance`s: response, slope and r2
+)->list: # Distances: response, slope and r2
     "How differently prices answer: mean |R - R'| in standard deviations of the real 1 s move; slopes in those of the real 10 s move and flow; R² as it is"
     R, F = _response_sums(pair, lags), _flow_sums(pair)
     sd = np.nanstd(pair.values("move")[0])/2
@@ -259,14 +259,14 @@ def transition_l1(
     half = np.add.reduceat(np.abs(row(P, p) - row(Q, q)), start, -1)/2
     return (p*np.where(q > 0, half, 1.)).sum(-1)/p.sum(-1)
 
-# %% ../../nbs/synthetic/06a_conditionals.ipynb #bbbba741
+# %% ../../nbs/synthetic/06a_conditionals.ipynb #e2a69b68
 def _known(pair, f, T): return pair.centred(f, T) if T is not None else (np.nan,)*3
 
 def code_distances(
     pair:Pair, # Two grids
     codes:tuple, # Codes of the recording's rows and of the market's, int, -1 where there is none
     longest:int=3, # Longest run of codes that is counted
-)->list: # `Distance`s: ngram_1, …, transitions; NaN where a side has none
+)->list: # Distances: ngram_1, …, transitions; NaN where a side has none
     "Distances between the orders of codes"
     codes = tuple(np.asarray(c) for c in codes)
     require(all(len(c) == len(t) for c,t in zip(codes, pair.ts)), "Each row needs a code (-1 where there is none), in the recording and in the market: "
@@ -309,11 +309,11 @@ def facts_apart(
     "Share of the facts that differ beyond chance; one in twenty would with nothing to find"
     return Distance("facts", "apart", f"{int(t.apart.notna().sum())} facts", float(t.apart.mean()) if t.apart.notna().any() else np.nan, np.nan, np.nan)
 
-# %% ../../nbs/synthetic/06a_conditionals.ipynb #fddab6c0
+# %% ../../nbs/synthetic/06a_conditionals.ipynb #21b47ea8
 def dependences(
     pair:Pair, # Two grids
     codes:tuple|None=None, # Codes of the recording's rows and of the market's; none if None
-)->list: # `Distance`s
+)->list: # Distances
     "Every distance of this module but the facts"
     out = [conditional(pair, *c) for c in CONDITIONALS] + impact(pair) + [memory(pair, n) for n in MEMORIES] + [correlations(pair)]
     return out + (code_distances(pair, codes) if codes is not None else [])

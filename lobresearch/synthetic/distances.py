@@ -231,7 +231,7 @@ def in_bars(
     "The bar of each value"
     return np.where(np.isfinite(x), np.searchsorted(edges, x), -1)
 
-# %% ../../nbs/synthetic/06_distances.ipynb #628ed105
+# %% ../../nbs/synthetic/06_distances.ipynb #58d7a512
 def _exact(x, y):
     u = np.unique(np.concatenate([x, y]))
     return (*(np.bincount(np.searchsorted(u, v), minlength=len(u)).astype(float) for v in (x, y)), u)
@@ -239,7 +239,7 @@ def _exact(x, y):
 def marginal(
     pair:Pair, # Two grids
     name:str, # One of `STATISTICS`
-)->list: # Three `Distance`s: w1, ks, l1
+)->list: # Three Distances: w1, ks, l1
     "Distances between the distributions of one statistic; NaN where a side never has it, w1 also where it does not vary in the recording"
     x, y = pair.values(name)
     fx, fy = x[np.isfinite(x)], y[np.isfinite(y)]
