@@ -5,10 +5,10 @@
 # %% auto #0
 __all__ = ['ATOM', 'LIMIT', 'NEAREST', 'RIDGE', 'BINS', 'POINTS', 'CELL', 'NEIGHBOURS', 'MEMORY', 'ROUNDS', 'PIECES', 'PIECE',
            'SETTLE', 'DRAWS', 'TRIES', 'COPIED', 'TO_ATOM', 'WHOLE', 'LINEAR', 'WAS_ATOM', 'atoms', 'regression',
-           'radius', 'ranks', 'innovation', 'sources', 'Residuals', 'fit_residuals', 'simulate', 'save_residuals',
+           'radius', 'ranks', 'innovation', 'Residuals', 'fit_residuals', 'simulate', 'save_residuals',
            'load_residuals']
 
-# %% ../../nbs/synthetic/03a_residuals.ipynb #6cfcb082
+# %% ../../nbs/synthetic/03a_residuals.ipynb #cfc56cb9
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +16,7 @@ import numba as nb
 import numpy as np
 from safetensors.numpy import load_file, save_file
 from ..errors import TooShortError, require
-from .donors import LEAST, Donors, about_pairs, about_paths
+from .donors import LEAST, Donors, about_pairs, about_paths, sources
 
 # %% ../../nbs/synthetic/03a_residuals.ipynb #61c453d1
 ATOM = .1 # A value that makes up at least this share of a channel's training seconds is an atom
@@ -103,30 +103,6 @@ def innovation(
     while b < len(edge) and edge[b] <= old: b += 1
     k = min(int(rank*n), n - 1)
     return table[b,k] + (rank*n - k)*(table[b,k+1] - table[b,k])
-
-# %% ../../nbs/synthetic/03a_residuals.ipynb #1b92a312
-def _places(raw, levels):
-    "Half ticks from the mid to each level, (rows, levels) of the ask and of the bid"
-    L, G = levels, levels - 1
-    gap, half = np.rint(np.exp(raw[:,2*L:2*L+2*G])), np.rint(np.expm1(raw[:,4*L-2:4*L-1]))
-    return [np.concatenate([half, half + 2*np.cumsum(gap[:,k:k+G], axis=1)], axis=1) for k in (0, G)]
-
-def sources(
-    now, # Raw channels of some seconds, (rows, D), in the order of `channel_names`
-    before, # Those of the second before each
-    move, # Of the mid in between, half ticks, (rows,)
-    levels:int, # Levels a side
-)->np.ndarray: # int16 (rows, D): the channel of the second before with which each is to be compared, -1 at a price that was not in the book
-    "From where the numbers of a book come"
-    L, G, out = levels, levels - 1, np.tile(np.arange(now.shape[1], dtype=np.int16), (len(now), 1))
-    for side, (a, b) in enumerate(zip(_places(now, L), _places(before, L))):
-        same = (a + (1 - 2*side)*move[:,None])[:,:,None] == b[:,None,:]
-        level = np.where(same.any(2), same.argmax(2), -1)
-        out[:,side*L:(side+1)*L] = np.where(level >= 0, level + side*L, -1)
-        there = (level[:,1:] > 0) & (level[:,:-1] == level[:,1:] - 1)
-        g = 2*L + side*G
-        out[:,g:g+G] = np.where(there, level[:,1:] - 1 + g, out[:,g:g+G])
-    return out
 
 # %% ../../nbs/synthetic/03a_residuals.ipynb #cecedb5c
 @dataclass
