@@ -12,7 +12,7 @@ import pandas as pd
 from ..errors import TooShortError, require
 from ..plots import OKABE_ITO, size
 
-# %% ../../nbs/evidence/05_superiority.ipynb #0f899cab
+# %% ../../nbs/evidence/05_superiority.ipynb #e8d507f8
 MOST = 20_000 # Rows above which the tests are refused
 
 def gains(
@@ -28,7 +28,8 @@ def gains(
     require(b.shape == (len(x),), f"The benchmark has the shape {b.shape} and the policies {len(x)} rows; they must cover the same rows.")
     require(np.isfinite(x).all() and np.isfinite(b).all(), "The P&L holds missing values; put zero where nothing was held.")
     require(len(x) <= MOST, f"{len(x)} rows are too many; sum seconds to minutes first.")
-    require(len(x) >= 8*(block or 1) and len(x) >= 16, f"{len(x)} rows are too few{f' for blocks of {block:g}' if block else ''}; eight blocks and sixteen rows are needed.", TooShortError)
+    wide = f" for blocks of {block:g}" if block else ""
+    require(len(x) >= max(16, 8*(block or 1)), f"{len(x)} rows are too few{wide}; eight blocks and sixteen rows are needed.", TooShortError)
     d = x - b[:,None]
     moves = d.std(axis=0) > 1e-12*abs(d).max(axis=0, initial=0)
     stuck = [str(c) for c,m,v in zip(pnl, moves, d[0]) if not m and v != 0]
@@ -107,7 +108,7 @@ def step_down(
         out.loc[d.columns, ["gain","t","p"]] = np.stack([d.mean(), t, p], 1)
     return out.assign(superior=(out.p <= level) & (out.gain > 0)).sort_values("t", ascending=False, kind="stable")
 
-# %% ../../nbs/evidence/05_superiority.ipynb #b6fe0fcb
+# %% ../../nbs/evidence/05_superiority.ipynb #b32d8eea
 def fig_step_down(
     table:pd.DataFrame, # From `step_down`
     most:int=20, # Policies shown, largest t first
@@ -121,7 +122,9 @@ def fig_step_down(
     for is_better,col,word in ((True, OKABE_ITO["blue"], "better than the benchmark"), (False, OKABE_ITO["grey"], "not shown to be better")):
         k = t.superior.to_numpy() == is_better
         if k.any(): ax.plot(t.t.to_numpy()[k], y[k], "o", mfc=col if is_better else "none", color=col, ls="none", ms=5, label=word)
-    for i,p in enumerate(t.p): ax.annotate(f"p {'=' if p >= .001 else '<'} {max(p, .001):.3f}", (1, i), (4, 0), xycoords=("axes fraction", "data"), textcoords="offset points", va="center", fontsize=7.5)
+    for i,p in enumerate(t.p):
+        ax.annotate(f"p {'=' if p >= .001 else '<'} {max(p, .001):.3f}", (1, i), (4, 0), xycoords=("axes fraction", "data"),
+                    textcoords="offset points", va="center", fontsize=7.5)
     ax.axvline(0, color="k", lw=.8)
     ax.set(yticks=y, yticklabels=t.index, xlabel="mean gain over its standard error", ylim=(len(t) - .4, -.6))
     ax.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=2)

@@ -136,12 +136,12 @@ def check_params(
     require(p["lr"] > 0 and p["clip"] > 0 and p["weight_decay"] >= 0 and 0 <= p["average"] < 1,
             f"lr and clip must be above 0, weight_decay not below, average in [0, 1); got {p['lr']}, {p['clip']}, {p['weight_decay']} and {p['average']}.")
 
-# %% ../../nbs/synthetic/02a_prior_training.ipynb #42412757
+# %% ../../nbs/synthetic/02a_prior_training.ipynb #cf77f15e
 class Fit:
     "A prior being fitted"
     def __init__(self, net, tokens, segment, role, seed, clock=None, **params):
         check_params(params)
-        self.p, self.net, self.mean, self.seed, self.clock = {**DEFAULTS, **params}, net, copy.deepcopy(net), seed, clock
+        self.p, self.net, self.seed, self.clock = {**DEFAULTS, **params}, net, seed, clock
         self.segment, role = np.asarray(segment), np.asarray(role)
         self.tokens = torch.tensor(np.asarray(tokens), dtype=torch.int64)
         check_tokens(self.tokens, net.sizes)
@@ -150,6 +150,8 @@ class Fit:
         ok = scorable(self.tokens[:,0].numpy(), segment)
         for name, mine in (("training", self.train), ("validation", self.valid)):
             require((ok & mine).sum() >= 2, f"A prior needs {name} rows whose code is known; there are {(ok & mine).sum()}.", TooShortError)
+        if net.drift is not None: net.drift.learn(self.seen)
+        self.mean = copy.deepcopy(net)
         self.optim = torch.optim.AdamW(net.parameters(), lr=self.p["lr"], weight_decay=self.p["weight_decay"], fused=True)
         self.history, self.wait, self.best, self.steps = [], 0, {}, 0
 

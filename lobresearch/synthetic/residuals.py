@@ -73,11 +73,11 @@ def radius(
     "Largest spectral radius of the regimes"
     return float(max(abs(np.linalg.eigvals(p)).max() for p in np.asarray(phi, float)))
 
-# %% ../../nbs/synthetic/03a_residuals.ipynb #cb252a16
+# %% ../../nbs/synthetic/03a_residuals.ipynb #4af906d6
 def ranks(
     u, # Innovations of a channel, (rows,)
     old, # The number before each
-)->tuple: # rank of each in (0, 1); limits of the classes float32 (BINS - 1,), infinite where unused; quantiles of each class, float32 (BINS, POINTS)
+)->tuple: # rank of each in (0, 1), see above; limits of the classes float32 (BINS - 1,), infinite where unused; quantiles of each class, float32 (BINS, POINTS)
     "Where an innovation stands among those after a like number"
     u, old = np.asarray(u), np.asarray(old, np.float32)
     rank, edge, table = np.zeros(len(u)), np.full(BINS - 1, np.inf, np.float32), np.zeros((BINS, POINTS), np.float32)
@@ -87,8 +87,8 @@ def ranks(
     which = np.searchsorted(edge, old, side="right")
     for c in range(BINS):
         m = np.flatnonzero(which == c)
-        rank[m[np.argsort(u[m], kind="stable")]] = (np.arange(len(m)) + .5)/max(len(m), 1)
-        table[c] = np.quantile(u[m], np.linspace(0, 1, POINTS)) if len(m) else table[c-1]
+        rank[m[np.argsort(u[m], kind="stable")]] = np.arcsin(np.sqrt((np.arange(len(m)) + .5)/max(len(m), 1)))*2/np.pi
+        table[c] = np.quantile(u[m], np.sin(np.linspace(0, np.pi/2, POINTS))**2) if len(m) else table[c-1]
     return rank, edge, table
 
 @nb.njit(cache=True)

@@ -5,14 +5,14 @@
 # %% auto #0
 __all__ = ['CHUNK', 'PATHS', 'draw_token', 'generate', 'generate_naive']
 
-# %% ../../nbs/synthetic/03_sampling.ipynb #3d153639
+# %% ../../nbs/synthetic/03_sampling.ipynb #4b5c0fb0
 import copy, math
 from collections import namedtuple
 import numba as nb
 import numpy as np
 import torch
 from ..errors import require
-from .prior import DAY, ConvPrior, Prior, check_tokens
+from .prior import DAY, HALVES, ConvPrior, Prior, check_tokens
 
 _jit = nb.njit(nogil=True, cache=True, fastmath={"reassoc","contract"})
 
@@ -38,8 +38,8 @@ def draw_token(
         if left < 0: return k
     return best
 
-# %% ../../nbs/synthetic/03_sampling.ipynb #b95b25b0
-_Ends = namedtuple("_Ends", "code spread move clock timed norm norm_b code_t code_b state state_b c_code c_spread to_spread spread_b to_move move_b")
+# %% ../../nbs/synthetic/03_sampling.ipynb #ed05aa14
+_Ends = namedtuple("_Ends", "code spread move clock timed norm norm_b code_t code_b state state_b c_code c_spread to_spread spread_b to_move move_b code_value move_value fade gone tilt tilt_b")
 
 def _array(w): return np.ascontiguousarray(w.detach().cpu().double().numpy())
 
@@ -50,7 +50,14 @@ def _ends(net):
     clock = _array(net.input.clock.weight.T) if net.clock else np.zeros((2, 1))
     m = lambda l: (_array(l.weight.T), _array(l.bias))
     return _Ends(*vectors, clock, net.clock, _array(net.last.weight), _array(net.last.bias), np.ascontiguousarray(vectors[0][:-1].T), _array(h.code_bias),
-                 *m(h.state), _array(h.code.weight), _array(h.spread.weight), *m(h.to_spread), *m(h.to_move))
+                 *m(h.state), _array(h.code.weight), _array(h.spread.weight), *m(h.to_spread), *m(h.to_move), *_slow(net))
+
+def _slow(net):
+    "Weights of `Drift`, all nought where there is none"
+    d, fade = net.drift, .5**(1/np.array(HALVES))
+    gone = fade**net.receptive_field
+    if d is None: return np.zeros(net.sizes[0]+1), np.zeros(net.sizes[2]+1), fade, gone, np.zeros((2*len(fade), 2)), np.zeros(2)
+    return _array(d.code), _array(d.move), fade, gone, np.ascontiguousarray(_array(d.tilt.weight).T/_array(d.scale)[:,None]), _array(d.tilt.bias)
 
 @_jit
 def _norm(x, w, b, out):
@@ -85,6 +92,24 @@ def _come_in(tokens, seconds, t, e, x):
             for j in range(x.shape[1]): x[i,j] += math.sin(a)*e.clock[0,j] + math.cos(a)*e.clock[1,j]
 
 @_jit
+def _take_in(tokens, k, e, past, slow):
+    "The sums of `Drift`: a second in, and the one that `past` has held longest out"
+    place, n = past[k % len(past)], len(e.fade)
+    for i in range(len(tokens)):
+        new = (e.code_value[tokens[i,0]], e.move_value[tokens[i,2]])
+        for j in range(2):
+            for h in range(n): slow[i,j*n+h] = slow[i,j*n+h]*e.fade[h] + new[j] - e.gone[h]*place[i,j]
+            place[i,j] = new[j]
+
+@_jit
+def _tilt(scores, slow, which, values, e):
+    "Lean the scores the way the sums lean"
+    for i in range(len(scores)):
+        lean = e.tilt_b[which]
+        for j in range(slow.shape[1]): lean += slow[i,j]*e.tilt[j,which]
+        for j in range(scores.shape[1]): scores[i,j] += lean*values[j]
+
+@_jit
 def _draw_all(scores, b, u, which, temperature, tokens):
     "One token of every path"
     for i in range(len(scores)):
@@ -92,14 +117,15 @@ def _draw_all(scores, b, u, which, temperature, tokens):
         tokens[i,which] = draw_token(scores[i], u[i,which], temperature)
 
 @_jit
-def _come_out(x, u, temperature, e, tokens):
-    "Draw a second's tokens from the trunk's state"
+def _come_out(x, slow, u, temperature, e, tokens):
+    "Draw a second's tokens from the trunk's state and the slow sums"
     paths, width = x.shape
     a, b, both = np.empty((paths, width)), np.empty((paths, width)), np.empty((paths, 2*width))
     code, spread, move = np.empty((paths, len(e.code_b))), np.empty((paths, len(e.spread_b))), np.empty((paths, len(e.move_b)))
     _norm(x, e.norm, e.norm_b, a)
     np.dot(a, e.state, both)
-    _draw_all(np.dot(a, e.code_t, code), e.code_b, u, 0, temperature, tokens)
+    _tilt(np.dot(a, e.code_t, code), slow, 0, e.code_value, e)
+    _draw_all(code, e.code_b, u, 0, temperature, tokens)
     for i in range(paths):
         c = tokens[i,0]
         for j in range(width): a[i,j] = max(both[i,j] + e.state_b[j] + e.c_code[c,j], 0)
@@ -107,9 +133,10 @@ def _come_out(x, u, temperature, e, tokens):
     for i in range(paths):
         c, s = tokens[i,0], tokens[i,1]
         for j in range(width): b[i,j] = max(both[i,width+j] + e.state_b[width+j] + e.c_code[c,width+j] + e.c_spread[s,j], 0)
-    _draw_all(np.dot(b, e.to_move, move), e.move_b, u, 2, temperature, tokens)
+    _tilt(np.dot(b, e.to_move, move), slow, 1, e.move_value, e)
+    _draw_all(move, e.move_b, u, 2, temperature, tokens)
 
-# %% ../../nbs/synthetic/03_sampling.ipynb #2ca2c94c
+# %% ../../nbs/synthetic/03_sampling.ipynb #21e9f018
 _Conv = namedtuple("_Conv", "norm norm_b now now_b past out out_b")
 
 def _conv(net):
@@ -131,15 +158,17 @@ def _conv_column(x, k, w, ring):
         _add(x, np.dot(y, w.out[l], z), w.out_b[l])
 
 @_jit
-def _conv_run(prompt, u, temperature, seconds, k, e, w, ring, out):
+def _conv_run(prompt, u, temperature, seconds, k, e, w, past, slow, ring, out):
     "Take in the prompt's seconds, then draw as many as `u` has; the ring's place is `k` at the first of them"
     x, P = np.empty((prompt.shape[1], e.code.shape[1])), len(prompt)
     for t in range(P + len(u) - 1):
-        _come_in(prompt[t] if t < P else out[t-P], seconds, t, e, x)
+        before = prompt[t] if t < P else out[t-P]
+        _come_in(before, seconds, t, e, x)
+        _take_in(before, k+t, e, past, slow)
         _conv_column(x, k+t, w, ring)
-        if t >= P-1: _come_out(x, u[t-P+1], temperature, e, out[t-P+1])
+        if t >= P-1: _come_out(x, slow, u[t-P+1], temperature, e, out[t-P+1])
 
-# %% ../../nbs/synthetic/03_sampling.ipynb #04e289f3
+# %% ../../nbs/synthetic/03_sampling.ipynb #bc7ffbca
 _Attention = namedtuple("_Attention", "norm norm_b qkv qkv_b out out_b lag second second_b up up_b down down_b")
 
 def _attention(net):
@@ -189,15 +218,17 @@ def _attention_column(x, k, w, keys, values):
         _add(x, np.dot(hidden, w.down[l], z), w.down_b[l])
 
 @_jit
-def _attention_run(prompt, u, temperature, seconds, k, e, w, keys, values, out):
+def _attention_run(prompt, u, temperature, seconds, k, e, w, past, slow, keys, values, out):
     "As `_conv_run`"
     x, P = np.empty((prompt.shape[1], e.code.shape[1])), len(prompt)
     for t in range(P + len(u) - 1):
-        _come_in(prompt[t] if t < P else out[t-P], seconds, t, e, x)
+        before = prompt[t] if t < P else out[t-P]
+        _come_in(before, seconds, t, e, x)
+        _take_in(before, k+t, e, past, slow)
         _attention_column(x, k+t, w, keys, values)
-        if t >= P-1: _come_out(x, u[t-P+1], temperature, e, out[t-P+1])
+        if t >= P-1: _come_out(x, slow, u[t-P+1], temperature, e, out[t-P+1])
 
-# %% ../../nbs/synthetic/03_sampling.ipynb #9c0268b8
+# %% ../../nbs/synthetic/03_sampling.ipynb #89996979
 CHUNK, PATHS = 500, 8 # Seconds drawn between two lines on how far it is; paths at a time, few enough for their rings to stay in the processor's cache
 
 def generate(
@@ -228,10 +259,11 @@ def generate(
 
 def _rings(net, paths):
     "What a column leaves for later ones"
-    c = net.config
-    if isinstance(net, ConvPrior): return (np.zeros((net.receptive_field, paths, c["width"])),)
+    c, R = net.config, net.receptive_field
+    slow = np.zeros((R, paths, 2)), np.zeros((paths, 2*len(HALVES)))
+    if isinstance(net, ConvPrior): return *slow, np.zeros((R, paths, c["width"]))
     shape = (c["layers"], paths, c["heads"], c["window"], c["width"]//c["heads"])
-    return np.zeros(shape), np.zeros(shape)
+    return *slow, np.zeros(shape), np.zeros(shape)
 
 def _uniforms(draws, n): return np.stack([g.random((n, 3)) for g in draws], 1)
 

@@ -80,7 +80,7 @@ def walk(book, units, all_of_it):
         value, left = value + left*max(last + sign*beyond, 0.), 0.
     return sign*(abs(units) - left), sign*value, best
 
-# %% ../../nbs/trading/00_accounting.ipynb #67bf0e01
+# %% ../../nbs/trading/00_accounting.ipynb #84ab2fdb
 ACCOUNT = np.dtype([(n, float) for n in (
     "position", # Units held
     "held", # Units held while the last second passed
@@ -89,7 +89,7 @@ ACCOUNT = np.dtype([(n, float) for n in (
     "cash","mid","equity","before", # Equity now, and a second ago
     "entry", # Average price of the position
     "taker","maker", # Fees, bps
-    "floor", # Equity at which the account is closed
+    "floor", # Equity at which the account is closed, minus infinity if never
     "price","quantity","ahead", # A resting order: its price, units left (signed), size queued before it
     "traded", # Value of this second's fills
     "missed", # Units that the shown book did not hold in this second
@@ -208,7 +208,7 @@ def _path(acc, parts, orders, book, tape, funding, target, last, kind, latency, 
         if a.ended == CLOSE: return t + 1
     return len(parts)
 
-# %% ../../nbs/trading/00_accounting.ipynb #673eaeca
+# %% ../../nbs/trading/00_accounting.ipynb #45273443
 class Accounts:
     "A batch of accounts on one market"
     def __init__(self,
@@ -219,11 +219,11 @@ class Accounts:
                  taker=5., # Fee, bps of the value of a fill; one for all or one each
                  maker=2., # Fee of a resting order, negative: a rebate
                  capital:float=1_000., # Quote currency
-                 loss:float=1., # Share of the capital whose loss closes the account
+                 loss:float=np.inf, # Share of the capital whose loss closes the account; no limit if infinite
                 ):
         require(execution in EXECUTION, f"execution must be one of {', '.join(EXECUTION)}; got {execution!r}.")
         require(latency >= 0 and int(latency) == latency, f"latency must be a whole number of seconds, 0 or more; got {latency}.")
-        require(batch >= 1 and capital > 0 and 0 < loss <= 1, f"batch and capital must be positive and loss in (0, 1]; got {batch}, {capital} and {loss}.")
+        require(batch >= 1 and capital > 0 and loss > 0, f"batch, capital and loss must be positive; got {batch}, {capital} and {loss}.")
         self.market, self.kind, self.latency, self.capital = market, EXECUTION[execution], int(latency), float(capital)
         self.state, self.parts = np.zeros(batch, ACCOUNT), np.zeros((batch, len(PARTS)))
         self.orders = np.zeros((batch, max(1, self.latency)))

@@ -89,7 +89,7 @@ def _tell(acc, parts, terms, reward, total, out):
         for k in range(parts.shape[1]): total[i, 2 + k] += bps*parts[i,k]
         for k in range(3): total[i, 2 + parts.shape[1] + k] += out[i, 2 + k]
 
-# %% ../../nbs/trading/01_environment.ipynb #71946761
+# %% ../../nbs/trading/01_environment.ipynb #75949a27
 class Environment:
     "A batch of accounts that trade one market, a second a step"
     def __init__(self,
@@ -122,21 +122,22 @@ class Environment:
         self.total, self._action, self._last = np.zeros((batch, len(_SUM))), np.zeros(batch), np.zeros(batch, np.int64)
         self.size, self.begun = window*x.shape[1] + len(STATE), False # Numbers in an observation
 
-    def _starts(self, starts):
-        "Rows at which an episode may start: those given, or all with `length` seconds to go"
-        at, (a, b) = np.arange(len(self.market)), self.stretch.T
-        seen = (a >= 0) & (at - self.window + 1 >= a)
-        if starts is None:
-            ok = np.flatnonzero(seen & (at + self.length <= b))
-            require(len(ok) > 0, f"no stretch of usable seconds is long enough for an episode of {self.length} s and a window of {self.window} s; the longest has "
-                    f"{(b - a + 1)[a >= 0].max(initial=0)} s.", TooShortError)
-            return ok
-        ok = np.asarray(starts, np.int64)
-        require(len(ok) > 0 and bool(((ok >= 0) & (ok < len(at))).all()) and bool((seen & (at < b))[ok].all()),
-                "every start must be a usable row with its window before it and a second to go in its stretch.")
+# %% ../../nbs/trading/01_environment.ipynb #6005e12b
+@patch
+def _starts(self:Environment, starts):
+    "Rows at which an episode may start: those given, or all with `length` seconds to go"
+    at, (a, b) = np.arange(len(self.market)), self.stretch.T
+    seen = (a >= 0) & (at - self.window + 1 >= a)
+    if starts is None:
+        ok = np.flatnonzero(seen & (at + self.length <= b))
+        require(len(ok) > 0, f"no stretch of usable seconds is long enough for an episode of {self.length} s and a window of {self.window} s; the longest has "
+                f"{(b - a + 1)[a >= 0].max(initial=0)} s.", TooShortError)
         return ok
+    ok = np.asarray(starts, np.int64)
+    require(len(ok) > 0 and bool(((ok >= 0) & (ok < len(at))).all()) and bool((seen & (at < b))[ok].all()),
+            "every start must be a usable row with its window before it and a second to go in its stretch.")
+    return ok
 
-# %% ../../nbs/trading/01_environment.ipynb #2fc2bdd4
 @patch
 def _begin(self:Environment, which):
     "Open the accounts `which` (indices) at their next start"
@@ -156,6 +157,19 @@ def _observe(self:Environment, which, out):
     _look(self.accounts.state, self.features, self.window, self.start, self.length, which, out)
     self.rewards.state(self.accounts.state, which, out[:, self.size - len(REWARD_STATE):])
 
+@patch
+def _finish(self:Environment, ended, obs, info):
+    "Tell what finished episodes came to, and open their accounts anew"
+    which = np.flatnonzero(ended)
+    e = np.zeros(len(which), EPISODE)
+    e["account"], e["number"], e["terminated"] = self.first + which, self.number[which] - 1, ended[which] == CLOSE
+    e["start"], e["stop"] = self.start[which], self.accounts.state["row"][which]
+    for k, x in zip(_SUM, self.total[which].T, strict=True): e[k] = x
+    info |= {"episode": e, "final_obs": obs[which]}
+    self._begin(which)
+    self._observe(which, obs)
+
+# %% ../../nbs/trading/01_environment.ipynb #d439822c
 @patch
 def reset(
     self:Environment,
@@ -190,18 +204,6 @@ def step(
     info = {k: log[:, i] for i, k in enumerate(_LOG)} | {"parts": log[:, len(_LOG):_TERMS], "terms": log[:, _TERMS:]}
     if ended.any(): self._finish(ended, obs, info)
     return obs, reward, ended == CLOSE, ended == CUT, info
-
-@patch
-def _finish(self:Environment, ended, obs, info):
-    "Tell what finished episodes came to, and open their accounts anew"
-    which = np.flatnonzero(ended)
-    e = np.zeros(len(which), EPISODE)
-    e["account"], e["number"], e["terminated"] = self.first + which, self.number[which] - 1, ended[which] == CLOSE
-    e["start"], e["stop"] = self.start[which], self.accounts.state["row"][which]
-    for k, x in zip(_SUM, self.total[which].T, strict=True): e[k] = x
-    info |= {"episode": e, "final_obs": obs[which]}
-    self._begin(which)
-    self._observe(which, obs)
 
 # %% ../../nbs/trading/01_environment.ipynb #2b0f3217
 def tiles(

@@ -19,7 +19,7 @@ DAY, YEAR = 86_400, 365*86_400 # Seconds; the market never closes
 TAIL = .95 # Level of value at risk and expected shortfall
 COSTS = ("spread","impact","fee","funding") # What stands between gross and net
 
-# %% ../../nbs/trading/05_measures.ipynb #f6212ff4
+# %% ../../nbs/trading/05_measures.ipynb #b8166771
 def join(
     paths, # Records in order of time, a list or a dictionary by name
 )->pd.DataFrame: # The same below each other, with the column path
@@ -48,20 +48,21 @@ def checked(
 def per_period(
     ledger:pd.DataFrame, # Record
     seconds:int=60, # Length of a period on the clock
-)->pd.DataFrame: # index ts (end of the period): path, gross … net, traded (sums), exposure (mean |position|), long (mean position), inside (share of time with one), rows
+)->pd.DataFrame: # index ts (end): sums of the parts, net, traded; exposure (mean |position|), long (mean position), inside (share of time), rows, path
     "A record summed to periods; none reaches across two paths"
     require(seconds >= 1, f"A period must last a second or more; got {seconds}.")
     t, micro = checked(ledger), int(seconds)*1_000_000
-    end, p = -(-t.index.to_numpy(np.int64)//micro)*micro, t.position
-    t = t.reset_index(drop=True).assign(ts=end, exposure=abs(p.to_numpy()), long=p.to_numpy(), inside=(p != 0).to_numpy(float), rows=1, order=(t.path != t.path.shift()).cumsum().to_numpy())
+    end, p = -(-t.index.to_numpy(np.int64)//micro)*micro, t.position.to_numpy(float)
+    order = (t.path != t.path.shift()).cumsum().to_numpy()
+    t = t.reset_index(drop=True).assign(ts=end, order=order, exposure=abs(p), long=p, inside=(p != 0).astype(float), rows=1)
     how = {c: "sum" for c in (*PARTS, "net", "traded", "rows")} | {c: "mean" for c in ("exposure", "long", "inside")} | {"path": "first"}
     return t.groupby(["order", "ts"], sort=True).agg(how).reset_index("order", drop=True)
 
-# %% ../../nbs/trading/05_measures.ipynb #28e9d2d3
+# %% ../../nbs/trading/05_measures.ipynb #a2e9f0b3
 def trades(
     ledger:pd.DataFrame, # Record
     latency:int=1, # Of its orders, seconds; with 0 they are filled before the second's move
-)->pd.DataFrame: # path, opened, closed (ts), seconds, side (1 or -1), gross, costs, net (bps of the capital), traded, whole (false where the path was cut)
+)->pd.DataFrame: # path, opened, closed (ts), seconds, side (0 if closed within the second), gross, costs, net, traded (bps), whole (false where cut)
     "A record trade by trade; they add up to the record"
     t = checked(ledger)
     now, new_path, ts = t.position.to_numpy(float), t.path.ne(t.path.shift()).to_numpy(), t.index.to_numpy(np.int64)
@@ -83,7 +84,8 @@ def trades(
     whole, final = last >= 0, np.flatnonzero(np.append(new_path[1:], True))
     last = np.where(whole, last, final[np.searchsorted(final, first)] if n else last)
     return pd.DataFrame(dict(path=t.path.to_numpy()[first], opened=ts[first], closed=ts[last], seconds=(ts[last] - ts[first])/1e6,
-                             side=np.where(blink[first], 0., np.sign(now[first])).astype(int), gross=gross, costs=costs, net=gross + costs, traded=total(t.traded.to_numpy(), turned), whole=whole))
+                             side=np.sign(now[first]).astype(int), gross=gross, costs=costs, net=gross + costs,
+                             traded=total(t.traded.to_numpy(), turned), whole=whole))
 
 # %% ../../nbs/trading/05_measures.ipynb #2ce69dc8
 RATIOS = {"net_day": "bps a day", "sharpe": "a year", "sortino": "a year", "calmar": "a year", "drawdown": "bps", "var": "bps a period", "shortfall": "bps a period"}
@@ -138,7 +140,7 @@ def net_at_fees(
     rows = [(f, *from_sums(lambda S, f=f: (S[...,0] - f*S[...,1])*day, M, block, n, np.random.default_rng(seed), level)) for f in fees]
     return pd.DataFrame(rows, columns=["fee","net","low","high"])
 
-# %% ../../nbs/trading/05_measures.ipynb #dd732ba1
+# %% ../../nbs/trading/05_measures.ipynb #16388166
 TRADED = {"trades_day": "a day", "hit_rate": "share of trades", "profit_factor": "", "average_trade": "bps", "holding": "s"}
 
 def trade_measures(
@@ -174,19 +176,24 @@ def measures(
 )->pd.DataFrame: # index measure: value, low, high, unit
     "What a record was worth, with intervals"
     t, p = checked(ledger), per_period(ledger, seconds)
-    x, few = p.net.to_numpy(), len(p) < MIN_BLOCKS*block
     require(len(p) >= 2, f"A record of {len(t)} s has no two periods of {seconds} s; take shorter ones.", TooShortError)
-    def both(stat, arrays): return (stat(*arrays), *(np.full(len(stat(*arrays)), np.nan),)*2) if few else block_bootstrap(stat, arrays, block, n, np.random.default_rng(seed), level)[:3]
-    out = {k: (*v, u) for (k,u),*v in zip(RATIOS.items(), *both(lambda v: ratios(v, seconds), (x,)))}
-    gross = both(lambda v: np.array([v.mean()*DAY/seconds]), (p.gross.to_numpy(),))
-    held = both(lambda v, e, i, g: np.array([v.mean()*DAY/seconds/1e4, e.mean(), i.mean(), g.mean()]), tuple(p[c].to_numpy() for c in ("traded","exposure","inside","long")))
-    out = {"gross_day": (*(v[0] for v in gross), "bps a day"), **out}
-    if benchmark is not None: out["information"] = (*(v[0] for v in both(lambda d: ratios(d, seconds)[1:2], (x - _aligned(benchmark, p, seconds),))), "a year")
-    out |= {k: (*v, u) for (k,u),*v in zip(HELD.items(), *held)}
+    def rows(units, stat, *columns):
+        return {k: (*v, u) for (k,u),*v in zip(units.items(), *_with_interval(stat, columns, block, n, seed, level))}
+    per_day = DAY/seconds
+    out = rows({"gross_day": "bps a day"}, lambda x: np.array([x.mean()*per_day]), p.gross) | rows(RATIOS, lambda x: ratios(x, seconds), p.net)
+    if benchmark is not None: out |= rows({"information": "a year"}, lambda x: ratios(x, seconds)[1:2], p.net - _aligned(benchmark, p, seconds))
+    out |= rows(HELD, lambda x, *held: np.array([x.mean()*per_day/1e4, *(h.mean() for h in held)]), p.traded, p.exposure, p.inside, p.long)
     fee = break_even(t, block, n, seed, seconds, level)
     out["break_even"] = (fee["fee"], fee["low"], fee["high"], "bps a side")
     table = pd.DataFrame.from_dict(out, orient="index", columns=["value","low","high","unit"]).rename_axis("measure")
     return pd.concat([table, trade_measures(trades(t, latency), len(t), n=n, seed=seed, level=level)])
+
+def _with_interval(stat, columns, block, n, seed, level):
+    "Values, lower and upper bounds of a vector of statistics; no bounds with too few blocks"
+    x = tuple(c.to_numpy(float) for c in columns)
+    if len(x[0]) >= MIN_BLOCKS*block: return block_bootstrap(stat, x, block, n, np.random.default_rng(seed), level)[:3]
+    value = stat(*x)
+    return value, value*np.nan, value*np.nan
 
 def _aligned(benchmark, p, seconds):
     b = per_period(benchmark, seconds)

@@ -51,7 +51,7 @@ def fig_fees(
     _fee_axes(ax, low, curves, marks or {})
     return fig, curves.assign(break_even=curves.name.map(even.fee), break_even_low=curves.name.map(even.low), break_even_high=curves.name.map(even.high))
 
-# %% ../../nbs/trading/06_tear_sheet.ipynb #7cf11d94
+# %% ../../nbs/trading/06_tear_sheet.ipynb #b98395da
 def _even_marks(ax, even, color, least, most):
     "A row a record: its break-even fee, with arrows where it lies beyond the axis"
     for y,(k,r) in enumerate(even.iterrows()):
@@ -61,7 +61,8 @@ def _even_marks(ax, even, color, least, most):
         ax.plot(at, y, "<" if r.fee < least else ">" if r.fee > most else "o", color=color[k], ms=5)
         words = f"{r.fee:.2f}" + (f" [{r.low:.2f}, {r.high:.2f}]" if np.isfinite(r.low) else "")
         ax.annotate(words.replace("-", "−"), (np.nanmax([at, hi]), y), (7, 0), textcoords="offset points", va="center", fontsize=7.5)
-    ax.set(yticks=range(len(even)), yticklabels=even.index, ylim=(len(even) - .4, -.6), xlabel="fee a side (bps of the value traded); below: break-even fee with interval")
+    ax.set(yticks=range(len(even)), yticklabels=even.index, ylim=(len(even) - .4, -.6))
+    ax.set(xlabel="fee a side (bps of the value traded); below: break-even fee with interval")
 
 def _fee_axes(ax, low, curves, marks):
     "Scales, the line of zero, and what venues ask"
@@ -76,7 +77,9 @@ def _fee_axes(ax, low, curves, marks):
     for a in (ax, low):
         for f in marks.values(): a.axvline(f, color=OKABE_ITO["grey"], lw=.7, ls=":")
     ax.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=4)
-    for k,f in marks.items(): ax.annotate(k, (f, 1), (2, -2), xycoords=("data", "axes fraction"), textcoords="offset points", rotation=90, va="top", fontsize=7, color=OKABE_ITO["grey"])
+    for k,f in marks.items():
+        ax.annotate(k, (f, 1), (2, -2), xycoords=("data", "axes fraction"), textcoords="offset points", rotation=90,
+                    va="top", fontsize=7, color=OKABE_ITO["grey"])
 
 # %% ../../nbs/trading/06_tear_sheet.ipynb #c4f7044c
 def _clock(t):
