@@ -24,7 +24,7 @@ SCENARIOS = {"none": (0., 0.), "high tier": (2.5, .6), "lowest tier": (5., 2.), 
 EPS = 1e-9 # Relative; prices and quantities that differ by less are the same
 _jit = nb.njit(nogil=True, cache=True, error_model="numpy")
 
-# %% ../../nbs/trading/00_accounting.ipynb #b3827124
+# %% ../../nbs/trading/00_accounting.ipynb #50a9c546
 @dataclass
 class Market:
     "What can be traded against, a row a second"
@@ -39,6 +39,7 @@ class Market:
     @property
     def mid(self): "Mid, (rows,)"; return (self.book[:,0] + self.book[:,2])/2
 
+# %% ../../nbs/trading/00_accounting.ipynb #1c71d6a0
 def funding_rate(
     ts, # int64 (rows,), microseconds UTC
     bps:float=0., # Paid by longs each time; negative: by shorts
@@ -111,7 +112,7 @@ def _fill(a, p, units, value, best, bps):
     a.traded += abs(value)
     a.fills += 1
 
-# %% ../../nbs/trading/00_accounting.ipynb #a92df899
+# %% ../../nbs/trading/00_accounting.ipynb #8a39512c
 @_jit
 def _waiting(a, p, book, tape):
     "The resting order in the second that ends with the last row of `book` (2 rows: before and now)"
@@ -131,6 +132,7 @@ def _waiting(a, p, book, tape):
         _fill(a, p, sign*done, sign*done*px, px, a.maker)
         a.quantity = q - sign*done if abs(q) - done > EPS*a.size else 0.
 
+# %% ../../nbs/trading/00_accounting.ipynb #bfb48c2e
 @_jit
 def _post(a, book, units):
     "Let an order of `units` wait: the one that waits already if it will do, else a new one at the end of the queue"
@@ -153,7 +155,7 @@ def _arrive(a, p, book, target, kind):
         if done != 0: _fill(a, p, done, value, best, a.taker)
         a.missed += abs(units - done)
 
-# %% ../../nbs/trading/00_accounting.ipynb #916c550a
+# %% ../../nbs/trading/00_accounting.ipynb #28e72b22
 @_jit
 def _shut(a, p, book, kind):
     "Close the position now, at cost"
@@ -190,6 +192,7 @@ def _second(a, p, orders, book, tape, funding, action, last, kind, latency):
     a.ended = CLOSE if a.equity <= a.floor else last
     if a.ended == CLOSE: _shut(a, p, book[r], kind)
 
+# %% ../../nbs/trading/00_accounting.ipynb #241beddc
 @_jit
 def _batch(acc, parts, orders, book, tape, funding, action, last, kind, latency):
     "All accounts, one second; the rows are touched first, so that the processor fetches them together and not one after another"

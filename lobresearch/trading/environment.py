@@ -122,7 +122,7 @@ class Environment:
         self.total, self._action, self._last = np.zeros((batch, len(_SUM))), np.zeros(batch), np.zeros(batch, np.int64)
         self.size, self.begun = window*x.shape[1] + len(STATE), False # Numbers in an observation
 
-# %% ../../nbs/trading/01_environment.ipynb #6005e12b
+# %% ../../nbs/trading/01_environment.ipynb #022963ea
 @patch
 def _starts(self:Environment, starts):
     "Rows at which an episode may start: those given, or all with `length` seconds to go"
@@ -138,6 +138,7 @@ def _starts(self:Environment, starts):
             "every start must be a usable row with its window before it and a second to go in its stretch.")
     return ok
 
+# %% ../../nbs/trading/01_environment.ipynb #a46ff084
 @patch
 def _begin(self:Environment, which):
     "Open the accounts `which` (indices) at their next start"
