@@ -7,20 +7,20 @@ from hypothesis import strategies as st
 
 from lobresearch.errors import ParameterError, TooShortError
 from lobresearch.synthetic.behaviour import behaviour
+from lobresearch.synthetic.donors import AHEAD, Donors, about_paths, coming, sources
 from lobresearch.synthetic.residuals import (
-    AHEAD,
+    BINS,
     LIMIT,
     LINEAR,
-    Donors,
     atoms,
-    coming,
     fit_residuals,
+    innovation,
     load_residuals,
     radius,
+    ranks,
     regression,
     save_residuals,
     simulate,
-    sources,
 )
 
 
@@ -187,7 +187,7 @@ def test_a_book_that_only_shifts_is_simulated_by_shifting():
 
 def test_donors_agree_in_all_that_they_can():
     rng = np.random.default_rng(0)
-    about = np.stack([rng.integers(0, k, 6000) for k in (3, 2, 2, 2, 3, 2)], 1)
+    about = np.stack([rng.integers(0, k, 6000) for k in (3, 2, 2, 2, 3, 2)], 1)[:, [0, 1, 2, 3, 4, 5, 4]] # the class of a move tells its sign
     d = Donors(about)
     first, count, level = d.of(about[:50])
     assert (level == 0).all()
@@ -225,6 +225,56 @@ def test_the_spread_keeps_to_its_token():
     want = (np.cumsum(rng.random((2, 1000)) < .3, axis=1) % 2).astype(int)
     y = simulate(res, np.zeros((2, 1000, 6)), np.zeros((2, 1000), int), np.zeros((2, 1000)), rng, spread=want)
     assert (y[:, 1:, 0] == want[:, 1:]).mean() > .99
+
+
+def test_innovations_of_the_same_rank_have_the_same_chance_after_any_number():
+    "An innovation whose spread falls with the number before: distribution and conditional spread come back"
+    rng, n = np.random.default_rng(6), 20_000
+    old = rng.uniform(0, 1, n)
+    u = rng.exponential(1, n)*(1.1 - old)
+    rank, edge, table = ranks(u, old)
+    assert np.isfinite(edge).all() and len(edge) == BINS - 1 and ((rank > 0) & (rank < 1)).all()
+    back = np.array([innovation(r, np.float32(o), edge, table) for r, o in zip(rank, old)])
+    assert np.corrcoef(back, u)[0, 1] > .99 # the quantiles give every innovation back
+    drawn = np.array([innovation(r, np.float32(o), edge, table) for r, o in zip(rng.permutation(rank), old)])
+    for a in (0, .25, .5, .75):
+        m = (old >= a) & (old < a + .25)
+        assert drawn[m].std() == pytest.approx(u[m].std(), rel=.1) and drawn[m].mean() == pytest.approx(u[m].mean(), rel=.05)
+    assert ranks([], [])[0].shape == (0,)
+
+
+def test_large_sizes_tremble_less():
+    "Orders come and go one by one: the larger a size, the smaller the change of its logarithm, in the simulation too"
+    rng, n = np.random.default_rng(7), 16_000
+    size = np.zeros(n); size[0] = 20
+    for t in range(1, n): size[t] = max(1, size[t-1] + rng.integers(-6, 7) + .05*(20 - size[t-1]))
+    x, flat = np.log(size).astype(np.float32)[:, None], np.zeros(n, int)
+    res = fit_residuals(x, np.full_like(x, x.mean()), flat, flat, flat, np.ones(n, bool), drawn=0)
+    y = simulate(res, np.full((4, 4000, 1), x.mean()), np.zeros((4, 4000), int), np.zeros((4, 4000)), rng)[:, 100:, 0]
+    shake = lambda v, a, b: np.diff(v)[(v[..., :-1] > a) & (v[..., :-1] < b)].std()
+    small, large = (np.log(5), np.log(12)), (np.log(25), np.log(60))
+    for where in (small, large): assert shake(y, *where) == pytest.approx(shake(x[:, 0], *where), rel=.12)
+    assert shake(x[:, 0], *small) > 2*shake(x[:, 0], *large)
+
+
+def test_a_book_that_stands_still_for_long_does_so_in_the_simulation():
+    "Pauses of many seconds of which the codes know nothing"
+    rng, n = np.random.default_rng(9), 16_000
+    still, x = np.zeros(n, bool), rng.normal(size=(n, 2)).astype(np.float32)
+    for t in range(1, n):
+        still[t] = rng.random() < (.9 if still[t-1] else .03)
+        if still[t]: x[t] = x[t-1]
+    flat = np.zeros(n, int)
+    res = fit_residuals(x, np.zeros_like(x), flat, flat, flat, np.ones(n, bool), drawn=0)
+    y = simulate(res, np.zeros((4, 4000, 2)), np.zeros((4, 4000), int), np.zeros((4, 4000)), rng)
+    s = (y[:, 1:] == y[:, :-1]).all(-1)
+    assert s[:, 1:][s[:, :-1]].mean() == pytest.approx(.9, abs=.03) and s.mean() == pytest.approx(still.mean(), abs=.05)
+
+
+def test_donors_agree_in_how_far_the_mid_went():
+    a = about_paths(np.zeros((1, 5), int), None, np.array([[0, 2, -2, 4, 50.]]))[0]
+    assert a[:, 4].tolist() == [1, 2, 0, 2, 2] and len(set(a[:, 6])) == 5
+    assert a[0, 6] - a[2, 6] == a[1, 6] - a[0, 6]
 
 
 def test_regression_against_least_squares_and_its_limit():
