@@ -84,7 +84,7 @@ def test_a_taker_is_worth_what_a_plain_ledger_says(seed, latency, close, capital
     rng = np.random.default_rng(seed)
     m = random_market(rng)
     target = rng.integers(-1, 2, len(m))*1.
-    got = follow(m, target, 0, end="close" if close else "cut", latency=latency, taker=fee, capital=capital, loss=1.)
+    got = follow(m, target, 0, end="close" if close else "cut", latency=latency, taker=fee, capital=capital)
     want = ledger(m, target, 0, len(m) - 1, fee, capital, latency, close)
     np.testing.assert_allclose(got.position, want[:len(got), 0], atol=1e-9)
     np.testing.assert_allclose(got.net.cumsum()/1e4, want[:len(got), 1]/capital, atol=1e-9)
@@ -304,7 +304,7 @@ def test_an_hour_that_ends_costs_what_closing_costs():
 def test_wrong_input_gets_a_sentence():
     g = toy([100.]*5)
     m = as_market(g)
-    faults = [(dict(execution="limit"), "taker, maker, mid"), (dict(latency=.5), "whole number"), (dict(capital=0), "positive"), (dict(loss=2), "loss in")]
+    faults = [(dict(execution="limit"), "taker, maker, mid"), (dict(latency=.5), "whole number"), (dict(capital=0), "positive"), (dict(loss=0), "positive")]
     for kw, words in faults:
         with pytest.raises(ParameterError, match=words): follow(m, np.ones(5), **kw)
     with pytest.raises(ParameterError, match="close or cut"): follow(m, np.ones(5), end="open")

@@ -204,7 +204,8 @@ def test_shown_the_next_move_it_wins_and_shown_the_last_one_it_does_not():
 def test_wrong_input_gets_a_sentence():
     m = market(100)
     x = rows(m)
-    faults = [(dict(actions="both"), "discrete or continuous"), (dict(end="stop"), "close or cut"), (dict(window=0), "1 or more"), (dict(length=20, batch=0), "positive")]
+    faults = [(dict(actions="both"), "discrete or continuous"), (dict(end="stop"), "close or cut"), (dict(window=0), "1 or more")]
+    faults += [(dict(length=20, batch=0), "positive")]
     faults += [(dict(starts=s, window=3), "every start") for s in ([], [99], [1], [-1])]
     for kw, words in faults:
         with pytest.raises(ParameterError, match=words): Environment(m, x, **kw)

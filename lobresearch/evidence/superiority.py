@@ -43,7 +43,7 @@ def mean_block(
     from arch.bootstrap import optimal_block_length
     return float(np.clip(optimal_block_length(gain)["stationary"].max(), 1, len(gain)/8))
 
-# %% ../../nbs/evidence/05_superiority.ipynb #b4e501c9
+# %% ../../nbs/evidence/05_superiority.ipynb #2d5aba64
 def long_run_sd(
     gain, # Gains in order of time, (rows, policies)
     block:float, # Mean rows of a block
@@ -65,9 +65,9 @@ def _tested(gain, block, n, seed, studentise=True):
     test.compute()
     return test
 
-def _p(share, n): return float((1 + round(share*n))/(1 + n)) # the sample itself is one of the draws
+def _p(share, n, t): return float((1 + round(share*n))/(1 + n)) if t > 0 else 1. # the sample itself is one of the draws
 
-# %% ../../nbs/evidence/05_superiority.ipynb #b8765456
+# %% ../../nbs/evidence/05_superiority.ipynb #5d66d5e7
 def best_of_many(
     pnl:pd.DataFrame, # P&L, a column a policy, a row a minute
     benchmark=None, # P&L of the benchmark over the same rows; zero if None
@@ -82,8 +82,8 @@ def best_of_many(
     block = mean_block(d) if block is None else float(block)
     t = math.sqrt(len(d))*d.mean()/long_run_sd(d, block)
     hansen, white = _tested(d, block, n, seed).pvalues, _tested(d, block, n, seed, False).pvalues
-    return dict(best=t.idxmax(), gain=float(d.mean()[t.idxmax()]), t=float(t.max()), p=_p(hansen["consistent"], n), p_lower=_p(hansen["lower"], n),
-                p_upper=_p(hansen["upper"], n), p_reality=_p(white["upper"], n), block=block, **base)
+    p = dict(p=hansen["consistent"], p_lower=hansen["lower"], p_upper=hansen["upper"], p_reality=white["upper"])
+    return dict(best=t.idxmax(), gain=float(d.mean()[t.idxmax()]), t=float(t.max()), **{k: _p(v, n, t.max()) for k,v in p.items()}, block=block, **base)
 
 def step_down(
     pnl:pd.DataFrame, # P&L, a column a policy, a row a minute
@@ -103,7 +103,7 @@ def step_down(
         worst, left, p = 0., np.ones(len(t), bool), np.ones(len(t))
         for k in np.argsort(-t, kind="stable"):
             test.subset(left.copy()); test.compute()
-            worst = p[k] = max(worst, _p(test.pvalues["consistent"], n))
+            worst = p[k] = max(worst, _p(test.pvalues["consistent"], n, t[k]))
             left[k] = False
         out.loc[d.columns, ["gain","t","p"]] = np.stack([d.mean(), t, p], 1)
     return out.assign(superior=(out.p <= level) & (out.gain > 0)).sort_values("t", ascending=False, kind="stable")

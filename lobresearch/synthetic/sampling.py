@@ -38,8 +38,9 @@ def draw_token(
         if left < 0: return k
     return best
 
-# %% ../../nbs/synthetic/03_sampling.ipynb #ed05aa14
-_Ends = namedtuple("_Ends", "code spread move clock timed norm norm_b code_t code_b state state_b c_code c_spread to_spread spread_b to_move move_b code_value move_value fade gone tilt tilt_b")
+# %% ../../nbs/synthetic/03_sampling.ipynb #57f523a2
+_Ends = namedtuple("_Ends", "code spread move clock timed norm norm_b code_t code_b state state_b c_code c_spread to_spread spread_b to_move move_b"
+                   " code_value move_value fade gone tilt tilt_b")
 
 def _array(w): return np.ascontiguousarray(w.detach().cpu().double().numpy())
 
