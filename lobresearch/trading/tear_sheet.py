@@ -51,14 +51,14 @@ def fig_fees(
     _fee_axes(ax, low, curves, marks or {})
     return fig, curves.assign(break_even=curves.name.map(even.fee), break_even_low=curves.name.map(even.low), break_even_high=curves.name.map(even.high))
 
-# %% ../../nbs/trading/06_tear_sheet.ipynb #b98395da
+# %% ../../nbs/trading/06_tear_sheet.ipynb #13bbbea1
 def _even_marks(ax, even, color, least, most):
     "A row a record: its break-even fee, with arrows where it lies beyond the axis"
     for y,(k,r) in enumerate(even.iterrows()):
         at, lo, hi = (float(np.clip(v, least, most)) for v in (r.fee, r.low, r.high))
         if math.isnan(r.fee): ax.text(least, y, " never trades", va="center", fontsize=7.5, color=color[k]); continue
         ax.hlines(y, lo, hi, color=color[k], lw=2)
-        ax.plot(at, y, "<" if r.fee < least else ">" if r.fee > most else "o", color=color[k], ms=5)
+        ax.plot(at, y, "<" if r.fee < least else ">" if r.fee > most else "o", color=color[k], ms=5, clip_on=False)
         words = f"{r.fee:.2f}" + (f" [{r.low:.2f}, {r.high:.2f}]" if np.isfinite(r.low) else "")
         ax.annotate(words.replace("-", "−"), (np.nanmax([at, hi]), y), (7, 0), textcoords="offset points", va="center", fontsize=7.5)
     ax.set(yticks=range(len(even)), yticklabels=even.index, ylim=(len(even) - .4, -.6))
