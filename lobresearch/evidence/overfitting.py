@@ -236,7 +236,7 @@ def dominates(
     "Does choosing stochastically dominate a random choice?"
     return bool((table.chosen <= table.everyone + slack).all()), bool((table.second >= -slack).all())
 
-# %% ../../nbs/evidence/04_overfitting.ipynb #ba5d8c83
+# %% ../../nbs/evidence/04_overfitting.ipynb #8f5cbf99
 _blue, _red, _grey = (OKABE_ITO[k] for k in ("blue", "red", "grey"))
 
 def fig_logits(
@@ -255,6 +255,7 @@ def fig_logits(
     ax.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=2)
     return fig, pd.DataFrame(dict(logit=v, share=n/n.sum()))
 
+# %% ../../nbs/evidence/04_overfitting.ipynb #bb845b16
 def fig_degradation(
     c:Cscv, # From `cscv`
     score:str="Sharpe ratio a row", # Name of the score

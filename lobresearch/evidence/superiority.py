@@ -67,7 +67,7 @@ def _tested(gain, block, n, seed, studentise=True):
 
 def _p(share, n, t): return float((1 + round(share*n))/(1 + n)) if t > 0 else 1. # the sample itself is one of the draws
 
-# %% ../../nbs/evidence/05_superiority.ipynb #5d66d5e7
+# %% ../../nbs/evidence/05_superiority.ipynb #6b4f6d3f
 def best_of_many(
     pnl:pd.DataFrame, # P&L, a column a policy, a row a minute
     benchmark=None, # P&L of the benchmark over the same rows; zero if None
@@ -85,6 +85,7 @@ def best_of_many(
     p = dict(p=hansen["consistent"], p_lower=hansen["lower"], p_upper=hansen["upper"], p_reality=white["upper"])
     return dict(best=t.idxmax(), gain=float(d.mean()[t.idxmax()]), t=float(t.max()), **{k: _p(v, n, t.max()) for k,v in p.items()}, block=block, **base)
 
+# %% ../../nbs/evidence/05_superiority.ipynb #f880e567
 def step_down(
     pnl:pd.DataFrame, # P&L, a column a policy, a row a minute
     benchmark=None, # P&L of the benchmark over the same rows; zero if None

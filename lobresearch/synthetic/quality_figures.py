@@ -138,7 +138,7 @@ def fig_summary(
     key_of(fig, t.generator, "real against real, 95 %")
     return fig, t[["symbol","generator",*KEY,"row","value","low","high","real","ratio","ratio_low","ratio_high","real_low","real_high"]]
 
-# %% ../../nbs/synthetic/07c_quality_figures.ipynb #a96cfa7b
+# %% ../../nbs/synthetic/07c_quality_figures.ipynb #c5dc0d06
 def fig_curves(
     curves:pd.DataFrame, # symbol, curve, generator, x, y, low, high; the recording is the generator "real"
     axes:dict, # Curve to (label of x, label of y), with units: a row of panels each
@@ -155,6 +155,7 @@ def fig_curves(
                 ax.fill_between(k.x, k.low, k.high, color=_color(g), alpha=.18, lw=0)
                 ax.plot(k.x, k.y, color=_color(g), marker=marks.get(g) if len(k) < 15 else None, ms=3.5, lw=1.2)
             ax.set(xlabel=xl, title=s if i == 0 else "", xscale="log" if xl.startswith("lag") else "linear")
+            if xl.startswith("lag"): ax.xaxis.set_major_formatter("{x:g}")
             if j == 0: ax.set_ylabel(yl)
     from matplotlib.lines import Line2D
     h = [Line2D([], [], color=_color(g), marker=marks.get(g, "D"), ms=4, label="recording" if g == "real" else LABELS.get(g, g)) for g in names]
