@@ -95,6 +95,12 @@ def test_benchmark_is_subtracted_and_itself_never_better():
     assert s.p["p1"] == 1 and not s.superior["p1"] and len(s) == 5
 
 
+def test_who_earns_less_than_the_benchmark_has_p_one():
+    x = noise(seed=2) - [5., 1., .5, 1., 1.]
+    b = best_of_many(x, block=2, n=50)
+    assert b["t"] < 0 and {b[k] for k in ("p", "p_lower", "p_upper", "p_reality")} == {1.} and (step_down(x, block=2, n=50).p == 1).all()
+
+
 def test_only_flat_policies():
     flat = pd.DataFrame(dict(a=np.zeros(50), b=np.zeros(50)))
     assert best_of_many(flat)["p"] == 1 and best_of_many(flat)["best"] is None and not step_down(flat).superior.any()

@@ -140,7 +140,7 @@ def net_at_fees(
     rows = [(f, *from_sums(lambda S, f=f: (S[...,0] - f*S[...,1])*day, M, block, n, np.random.default_rng(seed), level)) for f in fees]
     return pd.DataFrame(rows, columns=["fee","net","low","high"])
 
-# %% ../../nbs/trading/05_measures.ipynb #16388166
+# %% ../../nbs/trading/05_measures.ipynb #72a9282f
 TRADED = {"trades_day": "a day", "hit_rate": "share of trades", "profit_factor": "", "average_trade": "bps", "holding": "s"}
 
 def trade_measures(
@@ -162,6 +162,7 @@ def trade_measures(
 def _ratio(a, b):
     with np.errstate(divide="ignore", invalid="ignore"): return np.where(b > 0, a/b, np.nan)
 
+# %% ../../nbs/trading/05_measures.ipynb #037836a0
 HELD = {"turnover": "times the capital a day", "exposure": "mean share of a full position", "inside": "share of the time", "long": "mean position"}
 
 def measures(
