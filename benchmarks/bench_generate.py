@@ -37,6 +37,7 @@ def lively(kind):
     net = make_prior(kind, SIZES, 0)
     with torch.no_grad():
         for w in net.parameters(): w.mul_(1.5)
+        for w in (net.drift.code, net.drift.move, net.drift.tilt.weight): w.copy_(torch.linspace(-.1, .1, w.numel()).view(w.shape))
     return net
 
 

@@ -1,11 +1,12 @@
 "The prior: what a second may depend on, entropies that are known, and files that come back."
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from hypothesis import given, settings, strategies as st
 
 from lobresearch.errors import DataError, ParameterError, TooShortError
-from lobresearch.synthetic.prior import PRIORS, load_prior, make_prior, save_prior
+from lobresearch.synthetic.prior import HALVES, PRIORS, Drift, load_prior, make_prior, save_prior
 from lobresearch.synthetic.prior_training import cut, fit_prior, gather, nats, scorable, starts_of
 
 torch.set_num_threads(1)
@@ -17,6 +18,14 @@ kinds = pytest.mark.parametrize("kind", list(PRIORS))
 def some(rows, seed=0, batch=1): # made-up tokens
     g = torch.Generator().manual_seed(seed)
     return torch.stack([torch.randint(n, (batch, rows), generator=g) for n in (6, 3, 5)], -1)
+
+
+def stirred(net, seed=0):
+    "The same network with slow sums that count, as after training"
+    g = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for w in (net.drift.code[:-1], net.drift.move[:-1], net.drift.tilt.weight): w.normal_(generator=g)
+    return net
 
 
 def chain(P, n, seed):
@@ -41,7 +50,7 @@ def roles(n): return np.repeat(["train", "valid", "test"], [n//2, n//4, n - n//2
 @given(at=st.integers(0, 39), seed=st.integers(0, 5))
 @settings(max_examples=15, deadline=None)
 def test_a_token_moves_only_what_comes_after_it(kind, which, at, seed):
-    net, a = make_prior(kind, SMALL[kind], seed).eval(), some(40, seed)
+    net, a = stirred(make_prior(kind, SMALL[kind], seed).eval(), seed), some(40, seed)
     b = a.clone()
     b[0, at, which] = (b[0, at, which] + 1) % net.sizes[which]
     changed = [(x != y).any(-1)[0].nonzero()[:, 0].tolist() for x, y in zip(net(a), net(b))]
@@ -55,7 +64,7 @@ def test_a_token_moves_only_what_comes_after_it(kind, which, at, seed):
 
 @kinds
 def test_the_field_is_as_long_as_it_says(kind):
-    net, a = make_prior(kind, SMALL[kind], 1).double().eval(), some(40)
+    net, a = stirred(make_prior(kind, SMALL[kind], 1)).double().eval(), some(40)
     b = a.clone()
     b[0, 0, 0] = (b[0, 0, 0] + 1) % 6
     rows = (net(a)[0] != net(b)[0]).any(-1)[0].nonzero()[:, 0].tolist()
@@ -101,6 +110,41 @@ def test_stretches_hold_each_wanted_row_once_and_stay_inside(breaks, targets, of
         assert (segment[here] == segment[first]).all() and (np.diff(here) == 1).all()
 
 
+def test_slow_sums_are_those_of_pandas():
+    d, t = stirred(make_prior("conv", SMALL["conv"], 1)).drift.double(), some(300)
+    t[0, 100] = -1
+    s = d.sums(torch.nn.functional.pad(t, (0, 0, d.memory-1, 0), value=-1))[0]
+    for i, (v, k) in enumerate(((d.code, 0), (d.move, 2))):
+        x = pd.Series(v[t[0, :, k]].numpy())
+        for j, h in enumerate(HALVES):
+            want = x.rolling(d.memory, min_periods=1).apply(lambda w, h=h: (w*.5**(np.arange(len(w))[::-1]/h)).sum(), raw=True)
+            np.testing.assert_allclose(s[:, i*len(HALVES)+j], want, atol=1e-9)
+
+
+def test_values_come_from_what_the_mid_did():
+    d = Drift(3, 5, 4)
+    d.learn(torch.tensor([[0, 0, 1], [1, 0, 3], [2, 0, 2], [2, 0, 2]]*200))
+    np.testing.assert_allclose(d.move[:-1], np.array([-2, -1, 0, 1, 2])*2**.5, atol=1e-5) # half the moves are one bin up or down
+    np.testing.assert_allclose(d.code, [-2**.5, 2**.5, 0, 0], atol=1e-5)
+    still = Drift(3, 5, 4)
+    still.learn(torch.tensor([[0, 0, 1], [1, 0, 1], [2, 0, 1]]))
+    assert not still.code.any() and not still.move.any() # a mid that never moves goes no way
+
+
+def test_a_slow_direction_is_learnt():
+    "Codes fall or rise with a hidden direction that stays for minutes; what many weak signs say together must be found"
+    rng, n = np.random.default_rng(3), 12_000
+    way = np.repeat(rng.choice([-1, 1], n//200), 200)
+    up = (rng.random(n) < .5 + .08*way).astype(int)
+    codes = 2*rng.integers(3, size=n) + up
+    tokens, segment, role = np.stack([codes, np.zeros(n, int), 2*up], 1), np.zeros(n, int), roles(n)
+    net = make_prior("conv", SMALL["conv"] | dict(depth=6), 1)
+    fit_prior(net, tokens, segment, role, 1, epochs=5, stretches=4, targets=128, lr=1e-2)
+    with torch.no_grad(): p = net(torch.from_numpy(tokens)[None])[0][0].softmax(-1)[:, 1::2].sum(-1).numpy()
+    test = role == "test"
+    assert p[test & (way > 0)].mean() - p[test & (way < 0)].mean() > .03 # of .16 to one that knows the direction
+
+
 def test_which_rows_are_scored():
     codes, segment = np.array([1, 2, 0, -1, 1, 1, 2, 3, 1, 1]), np.array([0]*7 + [1]*3)
     assert np.flatnonzero(scorable(codes, segment)).tolist() == [2, 6, 9]
@@ -110,7 +154,7 @@ def test_which_rows_are_scored():
 
 @kinds
 def test_nats_do_not_depend_on_the_stretches(kind):
-    net, a = make_prior(kind, SMALL[kind], 1), some(90)[0].numpy()
+    net, a = stirred(make_prior(kind, SMALL[kind], 1)), some(90)[0].numpy()
     a[40] = -1
     segment = np.repeat([0, 1], [50, 40])
     n = nats(net, a, segment)

@@ -23,6 +23,11 @@ def lively(kind, seed=1, **kw):
     net = make_prior(kind, SMALL[kind] | kw, seed)
     with torch.no_grad():
         for w in net.parameters(): w.mul_(1.7)
+        if net.drift is not None: # as after training: codes and moves have values and tilt the scores
+            g = torch.Generator().manual_seed(seed)
+            for w in (net.drift.code, net.drift.move): w[:-1].normal_(generator=g)
+            net.drift.tilt.weight.normal_(std=.1, generator=g)
+            net.drift.scale.fill_(2.)
     return net
 
 
@@ -78,6 +83,14 @@ def test_every_kind_of_input(kind, kw):
     a = generate(net, 60, p, 1, clock=clock)
     np.testing.assert_array_equal(a, generate_naive(net, 60, p, 1, clock=clock))
     if clock: assert (a != generate(net, 60, p, 1, clock=[50_000, 1, 2])).any()
+
+
+@kinds
+def test_the_slow_sums_count_in_what_is_drawn(kind):
+    net, p = lively(kind), prompts(3, 40)
+    a = generate(net, 60, p, 1)
+    with torch.no_grad(): net.drift.tilt.weight.zero_()
+    assert (a != generate(net, 60, p, 1)).any()
 
 
 @kinds

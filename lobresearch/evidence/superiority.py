@@ -12,7 +12,7 @@ import pandas as pd
 from ..errors import TooShortError, require
 from ..plots import OKABE_ITO, size
 
-# %% ../../nbs/evidence/05_superiority.ipynb #e8d507f8
+# %% ../../nbs/evidence/05_superiority.ipynb #8b092799
 MOST = 20_000 # Rows above which the tests are refused
 
 def gains(
@@ -41,7 +41,8 @@ def mean_block(
 )->float: # Rows
     "Mean block of the stationary bootstrap, the longest that a policy asks for (Politis and White 2004), at most an eighth of the rows"
     from arch.bootstrap import optimal_block_length
-    return float(np.clip(optimal_block_length(gain)["stationary"].max(), 1, len(gain)/8))
+    asked = optimal_block_length(gain)["stationary"].to_numpy()
+    return float(np.clip(np.max(asked[np.isfinite(asked)], initial=1), 1, len(gain)/8))
 
 # %% ../../nbs/evidence/05_superiority.ipynb #2d5aba64
 def long_run_sd(
