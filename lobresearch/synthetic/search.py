@@ -83,7 +83,7 @@ def trial_item(
                 data=data_fingerprint(root, symbol) if part == "codebook" else fingerprint(codes),
                 code=fingerprint(*(importlib.import_module(f"lobresearch.{n}").__file__ for n in names)), **own)
 
-# %% ../../nbs/synthetic/09_search.ipynb #9c808936
+# %% ../../nbs/synthetic/09_search.ipynb #e419c40b
 def _rows(item, root):
     "Grid in snapshot form and the role of each second; sealed seconds have none"
     grid = snapshot_form(load_grid(Path(root)/"artifacts/grid", item["symbol"]))
@@ -102,7 +102,7 @@ def _codebook(item, folder, root):
     code, valid = encode(net, x, segment), role == "valid"
     cost = Markov(2, net.config["codes"]).fit(code, segment, role).nats(code, segment)[valid]
     told, price = saved(x[valid,:-1], decode_mean(net, code, segment)[valid]), float(np.nanmean(cost)) if np.isfinite(cost).any() else float("nan")
-    best = min(history, key=lambda h: h["valid_loss"])
+    best = min((h for h in history if h["quantised"]), key=lambda h: h["valid_loss"]) # the epoch whose codes these are
     return dict(valid=[told - price], saved=told, cost=price, perplexity=best["perplexity"], used=best["used"])
 
 def _prior(item, folder, root):
