@@ -112,6 +112,12 @@ def test_block_follows_memory():
     assert mean_block(x) < 6 < mean_block(x.rolling(30).sum().dropna()) <= 100
 
 
+def test_a_policy_that_traded_once():
+    x = noise(60, 2, 3).assign(once=np.r_[np.zeros(30), 1., np.zeros(29)])
+    b, s = best_of_many(x, n=50), step_down(x, n=50)
+    assert 1 <= mean_block(gains(x)) <= 60/8 and np.isfinite(b["t"]) and np.isfinite(s.p).all() and not s.superior["once"]
+
+
 def test_same_seed_same_answer():
     x = noise(seed=9)
     assert best_of_many(x, n=50, seed=1) == best_of_many(x, n=50, seed=1)
