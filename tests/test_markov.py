@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lobresearch.errors import ParameterError, TooShortError
-from lobresearch.synthetic.markov import PAST, Counts, Markov, fig_nats, nats_table, scorable
+from lobresearch.synthetic.markov import PAST, Counts, Markov, fig_nats, nats_table, nats_words, scorable
 
 ROLES = np.array(["train", "valid", "test", "purged"])
 
@@ -153,3 +153,15 @@ def test_mistakes_are_told(wrong, says):
 
 def test_too_short_a_recording_is_told():
     with pytest.raises(TooShortError, match="there are 0 and 0"): Markov(2, 4).fit(np.array([0, 1]), np.zeros(2), np.array(["train", "train"]))
+
+
+def test_words_claim_nothing_without_an_interval():
+    "Three hours leave too few blocks of ten minutes in the test block; eighty of them are enough"
+    rng = np.random.default_rng(0)
+    long = {"markov0": rng.normal(3, .5, 4000), "markov2": rng.normal(2, .5, 4000)}
+    long["prior_conv"], long["prior_attention"] = long["markov2"] - .1 + rng.normal(0, .1, 4000), long["markov2"] + .1 + rng.normal(0, .1, 4000)
+    few = nats_table({m: v[:300] for m, v in long.items()}, ["test"]*300, 50, 200, 0)
+    said = nats_words(few, "prior_conv")
+    assert "too few blocks of time to be told from Markov-2" in said and "nan" not in said and "[" not in said
+    many = nats_table(long, ["test"]*4000, 50, 200, 0)
+    assert "better than Markov-2" in nats_words(many, "prior_conv") and "worse than Markov-2" in nats_words(many, "prior_attention")

@@ -11,7 +11,9 @@ from lobresearch.forecast.trials import trials
 from lobresearch.market.splits import load_split
 from lobresearch.study import toy
 from lobresearch.study.toy_synthetic import ensure
+from lobresearch.synthetic import search
 from lobresearch.synthetic.search import SPACES, knobs, ranking, run_trial, saved, seek, trial_item
+from lobresearch.synthetic.vqvae import fit_codebook
 
 TINY = dict(codes=4, dim=4, width=8, depth=2, warm=0)
 
@@ -54,6 +56,17 @@ def test_a_codebook_trial_sees_neither_test_nor_sealed_seconds(tmp_path):
     assert trial_item(tmp_path, "TOY", "codebook", 0, 1, codebook=TINY)["data"] != item["data"] # it is another recording
     assert run_trial(item, tmp_path/"b", tmp_path) == a
     assert a["valid"][0] == pytest.approx(a["saved"] - a["cost"]) and 0 < a["cost"] < 2*np.log(4)
+
+
+def test_the_epoch_told_of_is_one_with_codes(tmp_path, monkeypatch):
+    "The first epochs pass vectors unquantised and lose less; no code is used in them"
+    stage(tmp_path)
+    def flattered(*args, **kw):
+        net, history = fit_codebook(*args, **kw)
+        return net, [h if h["quantised"] else h | dict(valid_loss=0.) for h in history]
+    monkeypatch.setattr(search, "fit_codebook", flattered)
+    r = run_trial(trial_item(tmp_path, "TOY", "codebook", 0, 2, codebook=dict(TINY, warm=1)), tmp_path, tmp_path)
+    assert 1 <= r["used"] <= 4 and 1 <= r["perplexity"] <= 4
 
 
 def test_a_search_of_the_prior_ranks_by_validation_nats_and_logs_every_trial(tmp_path):

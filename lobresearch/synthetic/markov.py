@@ -168,7 +168,7 @@ def nats_table(
 def _mean(x, block, n_boot, seed):
     return from_sums(lambda S: S[...,1]/S[...,0], np.stack([np.ones(len(x)), x], 1), block, n_boot, np.random.default_rng(seed))
 
-# %% ../../nbs/synthetic/02b_markov.ipynb #839fa1c5
+# %% ../../nbs/synthetic/02b_markov.ipynb #91b2548e
 def nats_words(
     table:pd.DataFrame, # From `nats_table`
     model:str, # Which model's verdict
@@ -180,7 +180,8 @@ def nats_words(
     t = table[table.role == role].set_index("model")
     r, num = t.loc[model], lambda v: f"{v:+.3f}".replace("-", "−")
     sure = np.isfinite([r.difference_lo, r.difference_hi]).all()
-    verdict = "over too few blocks of time to be told from" if not sure else "better than" if r.difference_hi < 0 else "worse than" if r.difference_lo > 0 else "not told apart from"
+    verdict = "better than" if r.difference_hi < 0 else "worse than" if r.difference_lo > 0 else "not told apart from"
+    if not sure: verdict = "over too few blocks of time to be told from"
     reach = f" [{num(r.difference_lo)}, {num(r.difference_hi)}]" if sure else ""
     return (f"needs {r.nats:.3f} nats per {role} code, {verdict} {NAMES[reference]} ({t.loc[reference].nats:.3f}; {num(r.difference)}{reach}); "
             f"{NAMES[low]} needs {t.loc[low].nats:.3f}.")
