@@ -15,7 +15,7 @@ from .residuals import Residuals, fit_residuals, simulate
 from .sampling import generate
 from .vqvae import VqVae, decode_mean, encode, fit_codebook
 
-# %% ../../nbs/synthetic/04_market.ipynb #2e7444d0
+# %% ../../nbs/synthetic/04_market.ipynb #42011aae
 def _signed_log(m): return np.sign(m)*np.log1p(np.abs(m))
 
 def fit_inputs(
@@ -25,8 +25,9 @@ def fit_inputs(
     **bins, # spreads and moves: how many bins each has at most
 )->dict: # State that JSON can hold
     "Channels, and the scale of the mid's moves, from training rows"
-    state = fit_channels(grid, train, levels, **bins)
-    state["move_scale"] = float(np.nanstd(_signed_log(moves(grid, state))[train])) or 1.
+    state, train = fit_channels(grid, train, levels, **bins), np.asarray(train, bool)
+    both = train & np.append(False, train[:-1]) # the move into the training block is no part of it
+    state["move_scale"] = float(np.nanstd(_signed_log(moves(grid, state))[both])) or 1.
     return state
 
 def code_inputs(
