@@ -18,7 +18,7 @@ from lobresearch.synthetic.channels import lot_size, snapshot_form
 from lobresearch.synthetic.decode import DAY, check_books, write_tardis
 from lobresearch.synthetic.fitted_exchange import fit_exchange
 from lobresearch.synthetic.jobs import best_priors, codebook_items, collect, market_items, prior_items, run_item
-from lobresearch.synthetic.market import code_inputs, fit_codes, generate_market
+from lobresearch.synthetic.market import code_inputs, fit_codes, fit_inputs, generate_market
 from lobresearch.synthetic.prior import make_prior
 from lobresearch.synthetic.prior_training import fit_prior
 from lobresearch.synthetic.vqvae import encode
@@ -98,6 +98,13 @@ def test_training_rows_do_shape_it(grid, role, base):
     some = np.flatnonzero(role == "train")[100:2000]
     now = fitted(upset(grid, np.isin(np.arange(len(grid)), some)), role)
     assert [k for k in base if now[k] == base[k]] == []
+
+
+def test_the_move_into_the_training_block_is_no_part_of_it(grid):
+    "A block that does not begin the recording, such as that of a later fold"
+    train = np.arange(len(grid)) % 3000 >= 400
+    state = [fit_inputs(g, train, LEVELS) for g in (grid, upset(grid, ~train))]
+    assert state[0] == state[1]
 
 
 @pytest.fixture(scope="module")

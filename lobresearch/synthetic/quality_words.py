@@ -70,7 +70,7 @@ def distance_words(
         out.append(f"{name[0].upper()}{name[1:]}: {count}; farthest {most}.")
     return out
 
-# %% ../../nbs/synthetic/07d_quality_words.ipynb #d5570b13
+# %% ../../nbs/synthetic/07d_quality_words.ipynb #3c186093
 def discriminator_words(
     table:pd.DataFrame, # generator, model, auc, lo, hi: of one symbol, the reference called "real"
     why:dict, # Generator to `giveaways`
@@ -93,12 +93,12 @@ def discriminator_words(
 
 def summary_words(
     r, # A row of `giveaways`: summary, auc
-)->str: # "more change of the spread (0.81)"
+)->str: # "change from second to second of spread (too much, 0.81)"
     "A summary that tells, and which side has more of it"
     name, part = r.summary.rsplit(" ", 1)
     what = words_of("marginal", "w1", name)
     size = "too little" if r.auc > .5 else "too much"
-    return f"{what}, {dict(mean='mean', sd='deviation within a window', change='change from second to second').get(part, part)} {size} ({number(max(r.auc, 1-r.auc))})"
+    return f"{dict(mean='mean', sd='deviation within a window', change='change from second to second').get(part, part)} of {what} ({size}, {number(max(r.auc, 1-r.auc))})"
 
 # %% ../../nbs/synthetic/07d_quality_words.ipynb #35a85c41
 def transfer_words(
@@ -137,7 +137,7 @@ def copy_words(
     if near: out.append(f"Nearer to single training windows than held-out seconds are, beyond chance, though short of copying: {named(near)}.")
     return out + ([f"No sign of copying: {named(clear)}."] if clear else [])
 
-# %% ../../nbs/synthetic/07d_quality_words.ipynb #506b4922
+# %% ../../nbs/synthetic/07d_quality_words.ipynb #734494da
 def answer_words(
     distances:pd.DataFrame, # As for `distance_words`; may be empty, as may the others
     classifier:pd.DataFrame, # As for `discriminator_words`
@@ -158,7 +158,7 @@ def answer_words(
             parts.append(f"{'not ' if a.lo[generator] <= .5 <= a.hi[generator] else ''}told from the recording by a classifier (AUC {number(a.auc[generator])}{ref})")
     if len(transfers): parts += _handed_on(transfers[transfers.generator == generator])
     c = copied[(copied.name == generator) & copied.copies.notna()] if len(copied) else copied
-    if len(c): parts.append("a copy of training windows" if c.copies.iloc[0] else "no copy of training windows")
+    if len(c): parts.append("a copy of training windows" if c.copies.iloc[0] else f"no copy of training windows{', though nearer to them than held-out seconds are' if c.lo.iloc[0] > 0 else ''}")
     name = label_of(generator)
     return f"**{name[0].upper()}{name[1:]}**: {'; '.join(parts)}." if parts else ""
 
