@@ -78,8 +78,8 @@ def test_a_classifier_that_cannot_be_told_from_a_coin_gives_nothing_away():
     said = discriminator_words(t, why)
     assert said[0] == "AUC of boosted trees: VQ-VAE and prior 0.52 [0.45, 0.60] and embedded exchange 1.00 [1.00, 1.00], two real blocks 0.60 [0.55, 0.65]."
     assert said[1] == "Not told from the test block: VQ-VAE and prior." and "as well" in said[2]
-    assert said[3] == ("What gives it away most, each number alone: embedded exchange by spread, deviation within a window too little (0.90) "
-                       "and order-flow imbalance, mean too much (0.80).")
+    assert said[3] == ("What gives it away most, each number alone: embedded exchange by deviation within a window of spread (too little, 0.90) "
+                       "and mean of order-flow imbalance (too much, 0.80).")
     assert discriminator_words(t[t.model == "logistic"], {}) == []
     fig, _ = fig_discriminator(t.assign(lo=np.nan, hi=np.nan))
     assert len(fig.axes) == 1
