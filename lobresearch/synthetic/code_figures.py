@@ -6,7 +6,8 @@
 __all__ = ['WORDS', 'KIND', 'code_means', 'second_views', 'code_table', 'fig_codes', 'fig_usage', 'fig_reconstruction',
            'fig_shares']
 
-# %% ../../nbs/synthetic/01b_code_figures.ipynb #e6fa0203
+# %% ../../nbs/synthetic/01b_code_figures.ipynb #3edcc0a5
+import re
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
@@ -76,7 +77,7 @@ def code_table(
     out["next_lo"], out["next_hi"] = m["mean"] - 1.96*m.se, m["mean"] + 1.96*m.se
     return out.rename_axis("code").reset_index().sort_values(["seconds","code"], ascending=[False, True]).reset_index(drop=True)
 
-# %% ../../nbs/synthetic/01b_code_figures.ipynb #67429507
+# %% ../../nbs/synthetic/01b_code_figures.ipynb #6607b509
 def fig_codes(
     table:pd.DataFrame, # From `code_table`
     horizon:int=10, # Seconds, as given to it
@@ -106,12 +107,13 @@ def fig_usage(
         ax.step(np.arange(1, len(share)+1), 100*share, where="mid", color=OKABE_ITO["blue"])
         ax.axhline(100/codes, color=OKABE_ITO["grey"], lw=.8, ls="--")
         ax.set(yscale="log", xlabel="codes, most used first", title=name, xlim=(0, codes+1))
+        for axis in (ax.yaxis.set_major_formatter, ax.yaxis.set_minor_formatter): axis("{x:g}")
         ax.text(.97, .95, f"{len(share)} of {codes} used\nperplexity {p:.0f}", ha="right", va="top", transform=ax.transAxes)
         rows.append(dict(symbol=name, codes=codes, used=len(share), perplexity=p, largest=share[0]))
     np.ravel(axs)[0].set_ylabel("% of seconds (dashed: all alike)")
     return fig, pd.DataFrame(rows)
 
-# %% ../../nbs/synthetic/01b_code_figures.ipynb #7fd9f929
+# %% ../../nbs/synthetic/01b_code_figures.ipynb #b438aae0
 def fig_reconstruction(
     x, # float32 (rows, D), standardised channels
     mean, # float32 (rows, D), from `decode_mean`
@@ -127,7 +129,7 @@ def fig_reconstruction(
     for ax,name in zip(axs[:,0], shown):
         j = list(names).index(name)
         ax.plot(x[:,j], color=OKABE_ITO["black"], lw=.7, label="recorded"); ax.plot(mean[:,j], color=OKABE_ITO["orange"], lw=1.3, label="from codes")
-        ax.set_title(name.replace("_", " "), fontweight="normal", fontsize=8)
+        ax.set_title(re.sub(r"^(ask|bid) sz (\d+)$", r"size at \1 level \2", name.replace("_", " ")).replace(" vol", " volume"), fontweight="normal", fontsize=8)
         out.append(pd.DataFrame(dict(second=np.arange(len(x)), channel=name, recorded=x[:,j], from_codes=mean[:,j])))
     axs[0,0].legend(ncols=2, loc="upper right", bbox_to_anchor=(1, 1.45)); axs[-1,0].set_xlabel("seconds")
     fig.supylabel("standard deviations from the training mean", fontsize=8)

@@ -43,7 +43,7 @@ def listed(
     parts = list(parts)
     return parts[0] if len(parts) == 1 else ", ".join(parts[:-1]) + f" and {parts[-1]}" if parts else "none"
 
-# %% ../../nbs/synthetic/07d_quality_words.ipynb #47d0aea6
+# %% ../../nbs/synthetic/07d_quality_words.ipynb #55d57230
 def within(
     t:pd.DataFrame, # From `over_real`
 )->pd.Series: # boolean, missing where an interval is
@@ -56,7 +56,7 @@ def distance_words(
     bound:bool=False, # Whether the exchange made the recording
     worst:int=3, # How many of the farthest are named
 )->list: # Sentences, one a generator
-    "How many distances are within real against real, which are farthest, and how far"
+    "How many distances are not told apart from real against real, which are farthest, and how far"
     t = chosen_rows(over_real(table))
     out = []
     for g in present(t.generator):
@@ -65,12 +65,13 @@ def distance_words(
         if not len(mine): continue
         name, median = label_of(g, bound), number(mine.ratio.median(), ".1f")
         count = f"the median distance is {median} times real against real"
-        if (n := int(inside.notna().sum())): count = f"{int(inside.sum())} of {n} distances lie within real against real, the median is {median} times it"
+        if (n := int(inside.notna().sum())):
+            count = f"{int(inside.sum())} of {n} distances are not told apart from real against real, the median is {median} times it"
         most = listed(f"{w} ({number(r, '.1f' if r < 100 else ',.0f')} times)" for w,r in zip(far["row"], far.ratio))
         out.append(f"{name[0].upper()}{name[1:]}: {count}; farthest {most}.")
     return out
 
-# %% ../../nbs/synthetic/07d_quality_words.ipynb #3c186093
+# %% ../../nbs/synthetic/07d_quality_words.ipynb #5b1f7a95
 def discriminator_words(
     table:pd.DataFrame, # generator, model, auc, lo, hi: of one symbol, the reference called "real"
     why:dict, # Generator to `giveaways`
@@ -98,7 +99,8 @@ def summary_words(
     name, part = r.summary.rsplit(" ", 1)
     what = words_of("marginal", "w1", name)
     size = "too little" if r.auc > .5 else "too much"
-    return f"{dict(mean='mean', sd='deviation within a window', change='change from second to second').get(part, part)} of {what} ({size}, {number(max(r.auc, 1-r.auc))})"
+    kind = dict(mean="mean", sd="deviation within a window", change="change from second to second").get(part, part)
+    return f"{kind} of {what} ({size}, {number(max(r.auc, 1-r.auc))})"
 
 # %% ../../nbs/synthetic/07d_quality_words.ipynb #35a85c41
 def transfer_words(
@@ -137,7 +139,7 @@ def copy_words(
     if near: out.append(f"Nearer to single training windows than held-out seconds are, beyond chance, though short of copying: {named(near)}.")
     return out + ([f"No sign of copying: {named(clear)}."] if clear else [])
 
-# %% ../../nbs/synthetic/07d_quality_words.ipynb #734494da
+# %% ../../nbs/synthetic/07d_quality_words.ipynb #02db866f
 def answer_words(
     distances:pd.DataFrame, # As for `distance_words`; may be empty, as may the others
     classifier:pd.DataFrame, # As for `discriminator_words`
@@ -150,15 +152,17 @@ def answer_words(
     parts = []
     if len(distances):
         inside = within(t[t.generator == generator]) if len(t := chosen_rows(over_real(distances))) else pd.Series(dtype="boolean")
-        if (n := int(inside.notna().sum())): parts.append(f"as near as two real blocks are in {int(inside.sum())} of {n} distances")
+        if (n := int(inside.notna().sum())): parts.append(f"not told apart from two real blocks in {int(inside.sum())} of {n} distances")
     if len(classifier):
         a = classifier[classifier.model == model].set_index("generator")
         if generator in a.index and pd.notna(a.lo[generator]):
             ref = f", two real blocks {number(a.auc['real'])}" if "real" in a.index else ""
-            parts.append(f"{'not ' if a.lo[generator] <= .5 <= a.hi[generator] else ''}told from the recording by a classifier (AUC {number(a.auc[generator])}{ref})")
+            told = "not told" if a.lo[generator] <= .5 <= a.hi[generator] else "told"
+            parts.append(f"{told} from the recording by a classifier (AUC {number(a.auc[generator])}{ref})")
     if len(transfers): parts += _handed_on(transfers[transfers.generator == generator])
     c = copied[(copied.name == generator) & copied.copies.notna()] if len(copied) else copied
-    if len(c): parts.append("a copy of training windows" if c.copies.iloc[0] else f"no copy of training windows{', though nearer to them than held-out seconds are' if c.lo.iloc[0] > 0 else ''}")
+    near = ", though nearer to them than held-out seconds are" if len(c) and c.lo.iloc[0] > 0 else ""
+    if len(c): parts.append("a copy of training windows" if c.copies.iloc[0] else f"no copy of training windows{near}")
     name = label_of(generator)
     return f"**{name[0].upper()}{name[1:]}**: {'; '.join(parts)}." if parts else ""
 
@@ -166,7 +170,7 @@ def _handed_on(t):
     at = t.set_index(["way","horizon"])
     hs = [h for h in dict.fromkeys(t.horizon) if ("synthetic to real", h) in at.index]
     known = [h for h in hs if at.lo["real to real", h] > 0]
-    if hs and not known: return ["nothing to hand on, since real seconds let a ridge forecast nothing either"]
+    if hs and all(at.lo["real to real", h] <= 0 for h in hs): return ["no forecast to hand on: that of a ridge which learns on real seconds is not told from none"]
     worth = listed(f"{number(at.pearson['synthetic to real', h])} instead of {number(at.pearson['real to real', h])} ({h} s)" for h in known)
     return [f"a ridge that learns there has a correlation with real returns of {worth}"] if known else []
 
