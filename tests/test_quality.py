@@ -9,7 +9,7 @@ from lobresearch.plots import svg
 from lobresearch.synthetic.conditionals import CONDITIONALS, MEMORIES
 from lobresearch.synthetic.distances import STATISTICS
 from lobresearch.synthetic.quality_figures import SHOWN, chosen_rows, fig_copies, fig_curves, fig_discriminator, fig_summary, fig_transfer, over_real, words_of
-from lobresearch.synthetic.quality_words import between, copy_words, discriminator_words, distance_cells, distance_words, transfer_words, within
+from lobresearch.synthetic.quality_words import answer_words, between, copy_words, discriminator_words, distance_cells, distance_words, transfer_words, within
 
 ROWS = [(g, m, s or "x") for g, m, s in SHOWN]
 
@@ -48,10 +48,10 @@ def test_what_has_no_reference_or_no_interval_is_not_counted():
     with pytest.raises(ParameterError, match="lacks the column low"): over_real(t.drop(columns="low"))
 
 
-def test_sentences_count_what_lies_within():
+def test_sentences_count_what_is_not_told_apart():
     said = distance_words(distances(dict(exchange=9., vqvae=1.1)), bound=True)
     n = len(ROWS)
-    assert said[0].startswith(f"VQ-VAE and prior: {n} of {n} distances lie within real against real, the median is 1.1 times it")
+    assert said[0].startswith(f"VQ-VAE and prior: {n} of {n} distances are not told apart from real against real, the median is 1.1 times it")
     assert said[1].startswith(f"Embedded exchange (upper bound: it made the recording): 0 of {n} distances") and "(9.0 times)" in said[1]
 
 
@@ -115,3 +115,11 @@ def test_curves_of_a_single_symbol_without_bands():
     c = pd.DataFrame([dict(symbol="A", curve="one", generator=g, x=x, y=x*k, low=np.nan, high=np.nan) for g, k in (("real", 1), ("vqvae", 2)) for x in (1., 2, 3)])
     fig, t = fig_curves(c, dict(one=("lag, s", "y")))
     assert fig.axes[0].get_xscale() == "log" and len(t) == 6
+
+
+def test_too_few_blocks_are_no_evidence_that_there_is_nothing():
+    "Without an interval, real to real may forecast or not; below zero at every horizon it is not told from none"
+    none = pd.DataFrame()
+    T = pd.DataFrame(dict(way=["real to real", "synthetic to real"], horizon=10, generator="vqvae", pearson=.1, lo=np.nan, hi=np.nan))
+    assert answer_words(none, none, T, none) == ""
+    assert "no forecast to hand on" in answer_words(none, none, T.assign(lo=-.05, hi=.25), none)
