@@ -223,8 +223,9 @@ def bound_words(
         out.append(f"{text}: {BOUND[e.verdict]}{far}.")
     return out
 
-# %% ../../nbs/synthetic/08a_augment_scores.ipynb #d4813e9e
-PLAIN = {"helps": "helps", "hurts": "hurts", "not told apart": "makes no difference that can be seen", "too short to say": "cannot be judged, since the test block is too short"}
+# %% ../../nbs/synthetic/08a_augment_scores.ipynb #812b9ac2
+PLAIN = {"helps": "helps", "hurts": "hurts", "not told apart": "makes no difference that can be seen",
+         "too short to say": "cannot be judged, since the test block is too short"}
 
 def answer_words(
     table:pd.DataFrame, # From `difference_table`
@@ -235,7 +236,8 @@ def answer_words(
     where = {a: " ({0:.0%} of the training rows, at {1})" if g.verdict.nunique() > 1 else "" for a,g in t.groupby("arm")}
     said = []
     for verdict, text in PLAIN.items():
-        who = list(dict.fromkeys(names[r.arm] + where[r.arm].format(r.share, MODES[r.mode][0]) for r in t[t.verdict == verdict].itertuples()))
+        mine = t[t.verdict == verdict].itertuples()
+        who = list(dict.fromkeys(names[r.arm] + where[r.arm].format(r.share, MODES[r.mode][0]) for r in mine))
         if who: said.append(f"adding {' or '.join([', '.join(who[:-1]), who[-1]] if len(who) > 1 else who)} {text}")
     return "; ".join(said)[:1].upper() + "; ".join(said)[1:] + "." if said else ""
 

@@ -113,7 +113,7 @@ def fig_usage(
     np.ravel(axs)[0].set_ylabel("% of seconds (dashed: all alike)")
     return fig, pd.DataFrame(rows)
 
-# %% ../../nbs/synthetic/01b_code_figures.ipynb #b438aae0
+# %% ../../nbs/synthetic/01b_code_figures.ipynb #d6435721
 def fig_reconstruction(
     x, # float32 (rows, D), standardised channels
     mean, # float32 (rows, D), from `decode_mean`
@@ -135,7 +135,7 @@ def fig_reconstruction(
     fig.supylabel("standard deviations from the training mean", fontsize=8)
     return fig, pd.concat(out, ignore_index=True)
 
-KIND = {"best": "best queues", "sizes": "sizes, all levels", "gaps": "gaps between levels", "spread": "spread", "trades": "trades"} # As figures call the kinds of channel
+KIND = {"best": "best queues", "sizes": "sizes, all levels", "gaps": "gaps between levels", "spread": "spread", "trades": "trades"} # In figures
 
 def fig_shares(
     kinds:pd.DataFrame, # index kind (see `by_kind`), a column for each symbol

@@ -26,12 +26,13 @@ from .prior_training import fit_prior, nats
 from .residuals import load_residuals, save_residuals
 from .vqvae import load_codebook, reconstruction, save_codebook
 
-# %% ../../nbs/synthetic/04a_jobs.ipynb #b6eb45ca
+# %% ../../nbs/synthetic/04a_jobs.ipynb #2f901f1f
 MODULES = dict(
     codebook=("data.book","data.grid","market.splits","forecast.rows","forecast.blocks","synthetic.channels","synthetic.codebook","synthetic.vqvae",
               "synthetic.donors","synthetic.residuals","synthetic.market","synthetic.markov","synthetic.jobs"),
     prior=("synthetic.prior","synthetic.prior_training"),
-    market=("data.exchange","data.martingale","data.simulate","synthetic.residuals","synthetic.prior","synthetic.sampling","synthetic.decode","synthetic.market",
+    market=("data.book","data.grid","data.seconds","data.tape","data.exchange","data.martingale","data.simulate","market.splits","synthetic.channels",
+            "synthetic.residuals","synthetic.prior","synthetic.sampling","synthetic.decode","synthetic.market",
             "synthetic.donors","synthetic.bars","synthetic.fitted_exchange"))
 
 def code_fingerprint(
