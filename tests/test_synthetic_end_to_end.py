@@ -1,4 +1,5 @@
 "The synthetic chapter from recording to market: what shapes it, what it may know, what it writes."
+import ast
 import hashlib
 from functools import partial
 from pathlib import Path
@@ -13,6 +14,7 @@ from lobresearch.data.quality import findings
 from lobresearch.forecast.items import map_items
 from lobresearch.market.registry import random_grid
 from lobresearch.market.splits import chronological, write_splits
+from lobresearch.synthetic import jobs
 from lobresearch.synthetic.bars import bootstrap_market
 from lobresearch.synthetic.channels import lot_size, snapshot_form
 from lobresearch.synthetic.decode import DAY, check_books, write_tardis
@@ -121,6 +123,17 @@ def test_the_future_changes_no_earlier_code(grid, codes, at):
 
 
 # the study's own way: items on disk
+
+def test_markets_that_need_no_codebook_are_made_anew_when_what_they_are_made_with_changes():
+    "Every module of the chapter that the rivals import, and what these import of the data's, by name in the source"
+    seen, todo, data = set(), ["bars", "decode", "fitted_exchange"], set()
+    while todo:
+        seen.add(m := todo.pop())
+        near = [n for n in ast.walk(ast.parse((Path(jobs.__file__).parent/f"{m}.py").read_text())) if isinstance(n, ast.ImportFrom)]
+        todo += [n.module for n in near if n.level == 1 and n.module not in seen]
+        data |= {n.module for n in near if n.level == 2 and n.module.startswith("data.")}
+    assert "channels" in seen and {f"synthetic.{m}" for m in seen} | data <= set(jobs.MODULES["market"])
+
 
 def study(root, grid):
     "Recording, split, models, nats and markets under `root`; files of artifacts/synthetic to their hashes"
