@@ -175,6 +175,8 @@ def test_a_maker_waits_its_turn():
     assert got.fills.sum() == 0
     got = make(flat, **traded(6, r2=(99.95, 10, 0), r3=(99.95, 3, 0), r4=(99.95, 7, 0)))
     np.testing.assert_allclose(got.position, [0, 0, .6, 1, 1])
+    got = make(flat, **traded(6, r2=(99.95, 4, 0), r3=(99.95, 5, 0), r4=(99.95, 3, 0))) # nine of ten, then one and two for us
+    np.testing.assert_allclose(got.position, [0, 0, 0, .4, .4])
     got = make(flat, **traded(6, r2=(100.05, 0, 50))) # others buy
     assert got.fills.sum() == 0
     got = make(flat, -1, **traded(6, r2=(100.05, 0, 13)))
@@ -202,7 +204,9 @@ def test_a_maker_left_behind_is_posted_again_at_the_end_of_the_queue():
     mids = [100., 100., 100.1, 100.1, 100.1]
     got = make(mids, **traded(5, r3=(100.05, 12, 0))) # posted at 100.05 at row 2, ten before it
     np.testing.assert_allclose(got.position, [0, 0, .4, .4])
-    got = make(mids, **traded(5, r2=(99.95, 12, 0))) # its price was not the best at both ends
+    got = make(mids, **traded(5, r2=(99.95, 12, 0))) # its price was not the best at the end
+    assert got.fills.sum() == 0
+    got = make([100., 100., 99.9, 100.], **traded(4, r3=(99.95, 50, 0))) # nor here at the start
     assert got.fills.sum() == 0
 
 
@@ -250,6 +254,25 @@ def test_a_batch_is_its_accounts_one_by_one():
         for i, a in enumerate(ones):
             a.advance(w[i:i+1], np.zeros(1, int))
             assert a.state[0] == many.state[i] and (a.parts[0] == many.parts[i]).all()
+
+
+def test_entry_is_the_average_price_and_age_counts_from_the_open():
+    acc = Accounts(as_market(toy([100., 100., 101., 101., 101., 101.])), 1, taker=0., capital=500.)
+    acc.open(np.array([0]), np.array([0]))
+    seen = []
+    for wish in (.5, 1., .25, -.5, 0.):
+        acc.advance(np.array([wish]), np.array([GO]))
+        seen.append((acc.state["position"][0], acc.state["entry"][0], acc.state["age"][0]))
+    np.testing.assert_allclose(seen, [(2.5, 100.05, 0), (5, (100.05 + 101.05)/2, 1), (1.25, (100.05 + 101.05)/2, 2), (-2.5, 100.95, 0), (0, 0, 0)])
+
+
+def test_an_account_opened_anew_has_no_orders_under_way():
+    acc = Accounts(as_market(toy([100.]*12)), 1, latency=3)
+    acc.open(np.array([0]), np.array([0]))
+    for _ in range(2): acc.advance(np.array([1.]), np.array([GO]))
+    acc.open(np.array([0]), np.array([4]))
+    for _ in range(5): acc.advance(np.array([0.]), np.array([GO]))
+    assert acc.state["position"][0] == 0 and acc.state["equity"][0] == 0
 
 
 # Mistakes found in published back-tests: none of them here
