@@ -146,6 +146,22 @@ def test_a_lost_account_is_closed_and_opens_anew():
     assert out[ends[0]+1][0][0, 0] == 0 and out[ends[0]+1][0][0, OWN["position"]] == 0
 
 
+def test_an_episode_counts_its_own_seconds_and_starts_from_nothing():
+    m, rng = market(200), np.random.default_rng(1)
+    env, sums = Environment(m, rows(m), 2, length=20, weighted=WEIGHTED), np.zeros((2, 4))
+    for _, r, terminated, _, info in run(env, rng.integers(-1, 2, (60, 2))):
+        sums += np.stack([r, info["net"], info["traded"], info["fills"]], 1)
+        if terminated.any():
+            assert terminated.all() # all are of one length
+            np.testing.assert_allclose(np.stack([info["episode"][k] for k in ("reward", "net", "traded", "fills")], 1), sums, atol=1e-9)
+            assert abs(sums[:, 1]).min() > 0
+            sums[:] = 0
+    obs = env.reset()[0]
+    np.testing.assert_array_equal(obs[:, 2:], np.tile([0]*5 + [1] + [0]*7, (2, 1)))
+    for a in rng.integers(-1, 2, (20, 2)): obs = env.step(a)[0]
+    np.testing.assert_array_equal(obs[:, 2:], np.tile([0]*5 + [1] + [0]*7, (2, 1)))
+
+
 def test_tiles_cover_every_usable_second_once():
     m = market(200, gaps=(90,))
     x = rows(m).astype(float)
