@@ -1,4 +1,7 @@
 "The label audit: zero-skill floors in closed form, by simulation and by least squares."
+import warnings
+from functools import partial
+
 import math
 
 import numpy as np
@@ -11,6 +14,8 @@ from sklearn.metrics import f1_score
 from lobresearch.errors import ParameterError
 from lobresearch.market.label_audit import audit_labels, fig_floors, floors, known_share, macro_f1, past_predictor, spread_share, tercile_f1
 from lobresearch.market.labels import LABELS, SECOND, make_label
+from house import code
+from lobresearch.study import toy
 
 
 @pytest.fixture(scope="module")
@@ -147,3 +152,13 @@ def test_wrong_input_gets_a_sentence(call, says):
 def test_the_audit_is_the_same_twice(walk):
     a, b = (audit_labels(walk[:20_000], horizons=[10], rng=np.random.default_rng(6)) for _ in range(2))
     pd.testing.assert_frame_equal(a, b)
+
+
+def test_the_labels_page_stands_where_each_split_has_one_role_at_most(monkeypatch):
+    "A recording of a minute or so: there is nothing to audit, and the page says so and goes on"
+    monkeypatch.setitem(toy.FILLERS, "grid", partial(toy._grid, seconds=40))
+    page = {}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        exec(compile(code("nbs/study/04_labels_splits.ipynb"), "04_labels_splits", "exec"), page)  # noqa: S102
+    assert page["st"].metrics["closest"] is None and any("nothing to audit" in s for s in page["st"].said)
