@@ -1,11 +1,12 @@
 "The quality page's numbers and sentences: ratios by hand, nothing drawn or said that no interval supports, the same bytes twice."
+import matplotlib as mpl
 import numpy as np
 import pandas as pd
 import pytest
 from hypothesis import given, settings, strategies as st
 
 from lobresearch.errors import ParameterError, TooShortError
-from lobresearch.plots import svg
+from lobresearch.plots import svg, use_style
 from lobresearch.synthetic.conditionals import CONDITIONALS, MEMORIES
 from lobresearch.synthetic.distances import STATISTICS
 from lobresearch.synthetic.quality_figures import SHOWN, chosen_rows, fig_copies, fig_curves, fig_discriminator, fig_summary, fig_transfer, over_real, words_of
@@ -66,8 +67,10 @@ def test_every_row_of_the_summary_has_its_own_name_and_is_there_once():
 
 def test_the_summary_is_drawn_where_a_symbol_lacks_a_generator_and_says_when_it_cannot():
     t = distances(dict(vqvae=300., bootstrap=1.), symbols=("A", "B"))
-    fig, table = fig_summary(t[(t.symbol == "A") | (t.generator != "bootstrap")])
-    assert set(table[table.symbol == "B"].generator) == {"vqvae"} and svg(fig) == svg(fig)
+    with mpl.rc_context():
+        use_style() # a constrained layout moves a little each time that one figure is drawn, so the same bytes are asked of two
+        (fig, table), (again, _) = (fig_summary(t[(t.symbol == "A") | (t.generator != "bootstrap")]) for _ in range(2))
+        assert set(table[table.symbol == "B"].generator) == {"vqvae"} and svg(fig) == svg(again)
     with pytest.raises(TooShortError, match="No distance"): fig_summary(t.assign(value=0.))
 
 
