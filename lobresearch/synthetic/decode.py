@@ -16,7 +16,7 @@ from ..data.tape import decimals, tape_name, write_book, write_trades
 from ..errors import require
 from .channels import depth, exact, first_rows, snapshot_form, whole
 
-# %% ../../nbs/synthetic/00a_decode.ipynb #d7568292
+# %% ../../nbs/synthetic/00a_decode.ipynb #763ebf8e
 def _flat(bins):
     "Bins as arrays: lo and hi of each; values and their distribution function, by parity; where each bin's begin and end; still"
     lo = [b["lo"] for b in bins]
@@ -49,6 +49,7 @@ def _move(k, known, d, odd, coin, u, lo, hi, span, val, cum, still):
         if span[k,q,0] < span[k,q,1]: return _pick(val, cum, span[k,q,0], span[k,q,1], u), q != odd
     return 0, True
 
+# %% ../../nbs/synthetic/00a_decode.ipynb #72c453ab
 @njit(cache=True)
 def _beside(s, a, b, before, coin):
     "The spread next to s within a..b: the one before, if it is next to s, and else by chance"
@@ -97,7 +98,7 @@ def quotes(
     _walk(said, spread, move, start, state["levels"], slo, shi, *_flat(state["move"]), rng.random(said.shape), rng.random(said.shape) < .5, m2, s2, fault)
     return m2, s2, fault
 
-# %% ../../nbs/synthetic/00a_decode.ipynb #3e80cf2e
+# %% ../../nbs/synthetic/00a_decode.ipynb #d557d807
 BROKEN = ("crossed","locked","gap","size","price") # what makes a book one that had to be repaired
 
 def _whole(x, state):
@@ -117,6 +118,7 @@ def _traded(raw):
     vol = np.where(n > 0, np.maximum(raw[...,:2], n), 0)
     return np.concatenate([vol, n], axis=-1), ((vol != raw[...,:2]) | (n != raw[...,2:])).any(-1)
 
+# %% ../../nbs/synthetic/00a_decode.ipynb #5a7b86fb
 def books(
     x, # (paths, steps, 4*levels + 3) standardised channels
     spread, # (paths, steps) tokens
@@ -145,7 +147,7 @@ def books(
     trades = np.concatenate([exact(trades[...,:2], state["lot"]), trades[...,2:]], axis=-1)
     return px[0], sz[...,:L], px[1], sz[...,L:], trades, count
 
-# %% ../../nbs/synthetic/00a_decode.ipynb #91fba9ee
+# %% ../../nbs/synthetic/00a_decode.ipynb #e459b9fb
 SEC, DAY = 1_000_000, 86_400_000_000
 START = 946_684_800*SEC # 2000-01-01: a market is of no day that was recorded
 
@@ -178,6 +180,7 @@ def _sums(units, n, price, scale, out):
             if n[i,k]: high, low = max(high, price[i,k]), min(low, price[i,k])
         if vol > 0: out[i,2], out[i,3], out[i,4] = pv/vol, high, low
 
+# %% ../../nbs/synthetic/00a_decode.ipynb #a569f2a5
 def _prices(grid):
     "What a buyer and a seller pay in each row: the quotes of the row before, those of its own in a segment's first"
     q, new = grid[["ask_px_1","bid_px_1"]].to_numpy(), first_rows(grid.segment)
@@ -235,7 +238,7 @@ def check_books(
     rules["gap"] &= ~first_rows(grid.segment)
     return {k: int(np.sum(v)) for k,v in rules.items()} | dict(books=len(grid))
 
-# %% ../../nbs/synthetic/00a_decode.ipynb #9ff13ef9
+# %% ../../nbs/synthetic/00a_decode.ipynb #d7194857
 def _written(grid, max_stale):
     "Rows whose book a file must hold: where it was updated, at a segment's start, and at least once every `max_stale` seconds"
     w, i = (grid.n_updates.to_numpy() > 0) | first_rows(grid.segment), np.arange(len(grid))
@@ -250,6 +253,7 @@ def _trade_rows(grid):
     each, more = np.divmod(units[row,side], n[row,side])
     return row, side, _prices(grid)[row,side], (each + (nth < more))/scale
 
+# %% ../../nbs/synthetic/00a_decode.ipynb #3174a753
 def write_tardis(
     grid:pd.DataFrame, # In the grid contract
     folder, # Where to write

@@ -104,7 +104,7 @@ def innovation(
     k = min(int(rank*n), n - 1)
     return table[b,k] + (rank*n - k)*(table[b,k+1] - table[b,k])
 
-# %% ../../nbs/synthetic/03a_residuals.ipynb #cecedb5c
+# %% ../../nbs/synthetic/03a_residuals.ipynb #d6d5e1c6
 @dataclass
 class Residuals:
     "What is needed to simulate, all of it from training seconds"
@@ -135,6 +135,7 @@ def _pairs(x, mean, codes, move, segment, train):
     out[1:] &= ok[:-1] & (segment[1:] == segment[:-1]); out[:1] = False
     return np.flatnonzero(out)
 
+# %% ../../nbs/synthetic/03a_residuals.ipynb #d07fb2f2
 def _kinds(now, before, source, same, atom, drawn):
     "What each channel did in each donor second"
     at = np.maximum(source, 0).astype(int)
@@ -158,7 +159,7 @@ def _follow(now, before, move, state):
     same = (source >= 0) & (np.rint(1e4*a) == np.rint(1e4*np.take_along_axis(b, np.maximum(source, 0).astype(int), 1)))
     return source, same, scale.astype(np.float32)
 
-# %% ../../nbs/synthetic/03a_residuals.ipynb #0d8f603b
+# %% ../../nbs/synthetic/03a_residuals.ipynb #80eee45d
 def _fit(lag, e0, e, mean0, mean, d, rows):
     "One channel in one regime"
     at = np.flatnonzero(rows)
@@ -166,6 +167,7 @@ def _fit(lag, e0, e, mean0, mean, d, rows):
     before[:,d] = lag[at,d]
     return regression(before, e[at,d], d, np.stack([mean0[at,d], mean[at,d]], 1))
 
+# %% ../../nbs/synthetic/03a_residuals.ipynb #486f7b38
 def fit_residuals(
     x, # Standardised channels, float32 (rows, D), NaN where a row cannot be used
     mean, # Decoded mean of them, float32 (rows, D)
@@ -202,6 +204,7 @@ def fit_residuals(
     res = Residuals(*model, kind, source, about.astype(np.int32), stood[at-1], *trade, atom, *ends, scale, drawn)
     return _levelled(res, x, mean, codes, move, spread, at, seed)
 
+# %% ../../nbs/synthetic/03a_residuals.ipynb #f7993cee
 def _trade(x, segment, at):
     "(trades of the second before and their running mean, at these rows; standard deviation of both)"
     both = np.concatenate([x[at-1], _running(x, np.r_[True, segment[1:] != segment[:-1]])[at-1]], axis=1)

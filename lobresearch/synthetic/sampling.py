@@ -38,7 +38,7 @@ def draw_token(
         if left < 0: return k
     return best
 
-# %% ../../nbs/synthetic/03_sampling.ipynb #57f523a2
+# %% ../../nbs/synthetic/03_sampling.ipynb #711bb699
 _Ends = namedtuple("_Ends", "code spread move clock timed norm norm_b code_t code_b state state_b c_code c_spread to_spread spread_b to_move move_b"
                    " code_value move_value fade gone tilt tilt_b")
 
@@ -71,6 +71,7 @@ def _norm(x, w, b, out):
         s = 1/math.sqrt(var + 1e-5)
         for j in range(width): out[i,j] = (x[i,j] - mean)*s*w[j] + b[j]
 
+# %% ../../nbs/synthetic/03_sampling.ipynb #6f328a10
 @_jit
 def _add(x, y, b):
     "Add a layer's answer to the way around it"
@@ -102,6 +103,7 @@ def _take_in(tokens, k, e, past, slow):
             for h in range(n): slow[i,j*n+h] = slow[i,j*n+h]*e.fade[h] + new[j] - e.gone[h]*place[i,j]
             place[i,j] = new[j]
 
+# %% ../../nbs/synthetic/03_sampling.ipynb #d95dd867
 @_jit
 def _tilt(scores, slow, which, values, e):
     "Lean the scores the way the sums lean"
@@ -169,7 +171,7 @@ def _conv_run(prompt, u, temperature, seconds, k, e, w, past, slow, ring, out):
         _conv_column(x, k+t, w, ring)
         if t >= P-1: _come_out(x, slow, u[t-P+1], temperature, e, out[t-P+1])
 
-# %% ../../nbs/synthetic/03_sampling.ipynb #bc7ffbca
+# %% ../../nbs/synthetic/03_sampling.ipynb #a1a80fcc
 _Attention = namedtuple("_Attention", "norm norm_b qkv qkv_b out out_b lag second second_b up up_b down down_b")
 
 def _attention(net):
@@ -194,6 +196,7 @@ def _look_back(q, lag, keys, values, y):
         for d in range(dim): y[d] += p*values[j,d]
     for d in range(dim): y[d] /= total
 
+# %% ../../nbs/synthetic/03_sampling.ipynb #88635073
 @_jit
 def _attention_column(x, k, w, keys, values):
     "The trunk at one second; the newest keys and values stand at `k % window`"
@@ -229,7 +232,7 @@ def _attention_run(prompt, u, temperature, seconds, k, e, w, past, slow, keys, v
         _attention_column(x, k+t, w, keys, values)
         if t >= P-1: _come_out(x, slow, u[t-P+1], temperature, e, out[t-P+1])
 
-# %% ../../nbs/synthetic/03_sampling.ipynb #89996979
+# %% ../../nbs/synthetic/03_sampling.ipynb #4d43b025
 CHUNK, PATHS = 500, 8 # Seconds drawn between two lines on how far it is; paths at a time, few enough for their rings to stay in the processor's cache
 
 def generate(
@@ -266,6 +269,7 @@ def _rings(net, paths):
     shape = (c["layers"], paths, c["heads"], c["window"], c["width"]//c["heads"])
     return *slow, np.zeros(shape), np.zeros(shape)
 
+# %% ../../nbs/synthetic/03_sampling.ipynb #f232762e
 def _uniforms(draws, n): return np.stack([g.random((n, 3)) for g in draws], 1)
 
 def _checked(net, steps, prompts, seed, temperature, clock):
