@@ -52,7 +52,7 @@ def draw(
             z ^= z >> np.uint64(31)
     return (z % np.uint64(n)).astype(np.int64)
 
-# %% ../../nbs/trading/01_environment.ipynb #0400f3e5
+# %% ../../nbs/trading/01_environment.ipynb #fe65c5b3
 @_jit
 def _wish(action, steps, row, stop, final, out, last):
     "Decisions as numbers, and which second is the last; False if a decision is not allowed"
@@ -64,7 +64,7 @@ def _wish(action, steps, row, stop, final, out, last):
     return ok
 
 @_jit
-def _look(acc, features, window, start, length, which, out):
+def _look(acc, features, window, start, length, unit, which, out):
     "Features and own state of the accounts `which`"
     n, k = features.shape[1], window*features.shape[1]
     for i in which:
@@ -72,8 +72,8 @@ def _look(acc, features, window, start, length, which, out):
         for w in range(window):
             for j in range(n): out[i, w*n + j] = features[a.row - window + 1 + w, j]
         own = out[i, k:]
-        own[0], own[1], own[2], own[3] = a.position/a.size, a.target, a.quantity/a.size, a.age/length
-        own[4], own[5] = 1e4/a.capital*a.position*(a.mid - a.entry), (start[i] + length - a.row)/length
+        own[0], own[1], own[2], own[3] = a.position/a.size, a.target, a.quantity/a.size, min(1., a.age/unit)
+        own[4], own[5] = 1e4/a.capital*a.position*(a.mid - a.entry), min(1., (start[i] + length - a.row)/unit)
 
 @_jit
 def _tell(acc, parts, terms, reward, total, out):
@@ -89,7 +89,7 @@ def _tell(acc, parts, terms, reward, total, out):
         for k in range(parts.shape[1]): total[i, 2 + k] += bps*parts[i,k]
         for k in range(3): total[i, 2 + parts.shape[1] + k] += out[i, 2 + k]
 
-# %% ../../nbs/trading/01_environment.ipynb #75949a27
+# %% ../../nbs/trading/01_environment.ipynb #a2aa90e3
 class Environment:
     "A batch of accounts that trade one market, a second a step"
     def __init__(self,
@@ -99,6 +99,8 @@ class Environment:
                  actions:str="discrete", # "discrete": -1, 0 or 1; "continuous": from -1 to 1
                  window:int=1, # Seconds of features in an observation
                  length:int=600, # Seconds of an episode
+                 unit:int|None=None, # Seconds; the age of a position and the time left are seen as shares of them, 1 at most; `length` if None
+                 again:int|None=None, # Seconds after which the reward terms' memory begins afresh inside an episode; never if None
                  end:str="close", # "close" (terminated) or "cut" (truncated) after `length` seconds
                  rows=None, # bool (rows,): rows that may be seen and traded; all if None
                  starts=None, # Rows at which episodes start, in turn; by lot if None
@@ -114,6 +116,8 @@ class Environment:
         x = np.ascontiguousarray(features, np.float32)
         require(x.ndim == 2 and len(x) == len(market), f"features must have a row a second, ({len(market)}, F); got {x.shape}.")
         self.market, self.features, self.batch, self.steps, self.window, self.length = market, x, batch, actions == "discrete", window, length
+        self.unit, self.again = length if unit is None else unit, again
+        require(self.unit >= 1 and (again is None or again >= 1), f"unit and again must be seconds, 1 or more; got {unit} and {again}.")
         self.accounts, self.rewards, self.end = Accounts(market, batch, **account), Rewards(batch, weighted, span), CLOSE if end == "close" else CUT
         self.stretch = stretches(market.segment, np.isfinite(x).all(1) & (True if rows is None else np.asarray(rows, bool)))
         self.turn, self.starts = starts is not None, self._starts(starts)
@@ -138,7 +142,7 @@ def _starts(self:Environment, starts):
             "every start must be a usable row with its window before it and a second to go in its stretch.")
     return ok
 
-# %% ../../nbs/trading/01_environment.ipynb #a46ff084
+# %% ../../nbs/trading/01_environment.ipynb #4fc0fc2d
 @patch
 def _begin(self:Environment, which):
     "Open the accounts `which` (indices) at their next start"
@@ -155,7 +159,7 @@ def _begin(self:Environment, which):
 @patch
 def _observe(self:Environment, which, out):
     "Observations of the accounts `which` into their rows of `out`"
-    _look(self.accounts.state, self.features, self.window, self.start, self.length, which, out)
+    _look(self.accounts.state, self.features, self.window, self.start, self.length, self.unit, which, out)
     self.rewards.state(self.accounts.state, which, out[:, self.size - len(REWARD_STATE):])
 
 @patch
@@ -170,7 +174,7 @@ def _finish(self:Environment, ended, obs, info):
     self._begin(which)
     self._observe(which, obs)
 
-# %% ../../nbs/trading/01_environment.ipynb #d439822c
+# %% ../../nbs/trading/01_environment.ipynb #0476f0de
 @patch
 def reset(
     self:Environment,
@@ -201,6 +205,7 @@ def step(
     reward, log, obs = self.rewards.reward.copy(), np.empty((self.batch, _WIDTH)), np.empty((self.batch, self.size), np.float32)
     _tell(acc.state, acc.parts, self.rewards.terms, reward, self.total, log)
     ended = acc.state["ended"].copy()
+    if self.again: self.rewards.begin(np.flatnonzero((acc.state["row"] - self.start) % self.again == 0), acc.state)
     self._observe(self.everyone, obs)
     info = {k: log[:, i] for i, k in enumerate(_LOG)} | {"parts": log[:, len(_LOG):_TERMS], "terms": log[:, _TERMS:]}
     if ended.any(): self._finish(ended, obs, info)

@@ -6,8 +6,7 @@
 __all__ = ['REPRESENTATIONS', 'KINDS', 'SET', 'AHEAD', 'CLIP', 'SPLITS', 'recording', 'forecasts_of', 'codes_of', 'capital_of',
            'Observed', 'observe']
 
-# %% ../../nbs/trading/02a_observations.ipynb #808159f7
-import json
+# %% ../../nbs/trading/02a_observations.ipynb #872c5015
 from pathlib import Path
 from typing import NamedTuple
 import numpy as np

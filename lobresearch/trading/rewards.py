@@ -11,15 +11,15 @@ import numpy as np
 from ..errors import require
 from .accounting import ACCOUNT, IMPACT, SPREAD
 
-# %% ../../nbs/trading/02_rewards.ipynb #f224de2b
+# %% ../../nbs/trading/02_rewards.ipynb #6d1a4a5e
 TERMS = ("pnl","sharpe","drawdown","trades","holding","spread")
 DEFAULT = {"pnl": 1.} # One-step change of equity net of costs
 WEIGHTED = {"pnl": 1., "sharpe": .5, "drawdown": -1., "trades": -.3, "holding": .2, "spread": -.4}
 REWARD_STATE = ("earned","mean","sd","drawdown","trades","held","paid") # What the terms go on from
-_EARNED, _MEAN, _VAR, _PEAK, _TRADES, _HELD, _PAID = range(7) # Of a memory
+_EARNED, _MEAN, _VAR, _PEAK, _TRADES, _HELD, _PAID, _BASE, _SINCE = range(9) # Of a memory; the last two: equity (bps) and second at which it began
 _jit = nb.njit(nogil=True, cache=True, error_model="numpy")
 
-# %% ../../nbs/trading/02_rewards.ipynb #5be486fb
+# %% ../../nbs/trading/02_rewards.ipynb #00c8a65f
 def weights(
     weighted=None, # Weight of each term by name; the default reward if None
 )->np.ndarray: # (terms,)
@@ -37,7 +37,7 @@ def _score(acc, parts, memory, alpha, weight, terms, reward):
         pnl = bps*(a.equity - a.before)
         out[0] = pnl
         down = m[_PEAK] - m[_EARNED]
-        m[_EARNED] = bps*a.equity
+        m[_EARNED] = bps*a.equity - m[_BASE]
         m[_PEAK] = max(m[_PEAK], m[_EARNED])
         off = pnl - m[_MEAN]
         m[_MEAN] += alpha*off
@@ -56,9 +56,9 @@ def _state(acc, memory, which, out):
     for i in which:
         m = memory[i]
         out[i,0], out[i,1], out[i,2], out[i,3] = m[_EARNED], m[_MEAN], np.sqrt(m[_VAR]), m[_PEAK] - m[_EARNED]
-        out[i,4], out[i,5], out[i,6] = np.log1p(m[_TRADES]), m[_HELD]/max(acc[i].step, 1), m[_PAID]
+        out[i,4], out[i,5], out[i,6] = np.log1p(m[_TRADES]), m[_HELD]/max(acc[i].step - m[_SINCE], 1), m[_PAID]
 
-# %% ../../nbs/trading/02_rewards.ipynb #9cab085a
+# %% ../../nbs/trading/02_rewards.ipynb #5acb1b1f
 class Rewards:
     "Reward of a batch of accounts, and what its terms remember"
     def __init__(self,
@@ -68,11 +68,13 @@ class Rewards:
                 ):
         require(span >= 1, f"the memory of the rolling Sharpe ratio must be 1 second or more; got {span}.")
         self.weight, self.alpha = weights(weighted), 2/(span + 1)
-        self.memory, self.terms, self.reward = np.zeros((batch, len(REWARD_STATE))), np.zeros((batch, len(TERMS))), np.zeros(batch)
+        self.memory, self.terms, self.reward = np.zeros((batch, _SINCE + 1)), np.zeros((batch, len(TERMS))), np.zeros(batch)
 
-    def begin(self, which):
-        "Forget what the accounts `which` did"
+    def begin(self, which, acc=None):
+        "Forget what the accounts `which` did; where they go on trading, with `acc`, count from now"
         self.memory[which] = 0
+        if acc is None: return
+        self.memory[which, _BASE], self.memory[which, _SINCE] = 1e4*acc["equity"][which]/acc["capital"][which], acc["step"][which]
 
     def score(self, acc, parts):
         "Terms (batch, terms) and reward (batch,) of the second just passed, in `terms` and `reward`"
