@@ -5,12 +5,13 @@
 # %% auto #0
 __all__ = ['shuffled', 'gap', 'together', 'hacking']
 
-# %% ../../nbs/trading/08b_controls.ipynb #4cbf22fe
+# %% ../../nbs/trading/08b_controls.ipynb #172cc41c
 import functools, importlib, math
 from dataclasses import replace
 from pathlib import Path
 import numpy as np
 import pandas as pd
+from scipy.stats import norm, t as student
 from ..errors import TooShortError, require
 from ..evidence.bootstrap import MIN_BLOCKS, block_starts
 from ..forecast.items import fingerprint, item_key, status
@@ -51,7 +52,7 @@ def gap(
     t = checked(ledger)
     return float(abs(t.net - t[list(PARTS)].sum(axis=1)).max())
 
-# %% ../../nbs/trading/08b_controls.ipynb #4be6f3a2
+# %% ../../nbs/trading/08b_controls.ipynb #e1b570f3
 def together(
     pnl:pd.DataFrame, # P&L, a column a record, a row a minute
     block:int=15, # Minutes of a bootstrap block
@@ -63,15 +64,15 @@ def together(
     x, rows = pnl.to_numpy(float), len(pnl)
     require(pnl.shape[1] > 0 and np.isfinite(x).all(), "There must be one record or more, with a number a minute; a minute without a position earns zero.")
     require(rows >= MIN_BLOCKS*block, f"{rows} minutes are too few for {MIN_BLOCKS} blocks of {block}.", TooShortError)
-    k, mean = rows//block, x.mean(axis=0)
+    k, mean, top = rows//block, x.mean(axis=0), abs(x).max(axis=0, initial=0)
     c = np.cumsum(np.concatenate([np.zeros((1, x.shape[1])), x, x[:block]]), axis=0)
     sums = c[block:block+rows] - c[:rows] # of the circular block from each row
-    drawn = sums[block_starts(rows, block, n, np.random.default_rng(seed))[:,:k]]
     se = np.sqrt(((sums - block*mean)**2).mean(axis=0)/k)/block
-    own = np.sqrt(((drawn - drawn.mean(axis=1, keepdims=True))**2).sum(axis=1))/(k*block)
-    away, moves = abs(drawn.mean(axis=1)/block - mean), se > 1e-12*abs(x).max(axis=0, initial=0)
-    t = np.divide(away, own, out=np.where(away > 1e-12*abs(x).max(initial=0), np.inf, 0.), where=own > 0)[:,moves]
-    reach = np.where(moves, se, 0.)*(np.quantile(t.max(axis=1), level, method="higher") if moves.any() else 0.)
+    moves = se > 1e-9*top
+    drawn = sums[:,moves][block_starts(rows, block, n, np.random.default_rng(seed))[:,:k]].mean(axis=1)/block
+    worst = (abs(drawn - mean[moves])/se[moves]).max(axis=1, initial=0)
+    q = student.isf(norm.sf(min(np.quantile(worst, level, method="higher"), 8.)), k - 1)
+    reach = np.where(moves, se*q, 0.)
     lo, hi = mean - reach, mean + reach
     return pd.DataFrame(dict(value=mean, lo=lo, hi=hi, se=se, holds_zero=(lo <= 0) & (hi >= 0), survives=lo > 0), pnl.columns.rename("record"))
 
