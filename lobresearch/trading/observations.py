@@ -68,7 +68,7 @@ def capital_of(
     require(len(t) > 0, "There are no training rows from which to take the capital.", TooShortError)
     return float(np.median(np.concatenate([t.ask_px_1*t.ask_sz_1, t.bid_px_1*t.bid_sz_1]))/2)
 
-# %% ../../nbs/trading/02a_observations.ipynb #38907b26
+# %% ../../nbs/trading/02a_observations.ipynb #e1c6a41a
 class Observed(NamedTuple):
     "What is seen of the market"
     x:np.ndarray # float32 (rows, F): in standard deviations; a row with a NaN cannot be used
@@ -106,8 +106,8 @@ def _codes(Z, code, train, state):
 def _future(grid, latency):
     "Moves of the mid from where an order of now is filled; none beyond the end of a segment"
     ts, segment, mid = grid.index.to_numpy(np.int64), grid["segment"].to_numpy(), mid_price(grid)
-    upto = lambda h: np.nan_to_num(forward_return(ts, segment, mid, h)) if h else np.zeros(len(ts))
-    return np.stack([upto(latency + h) - upto(latency) for h in AHEAD], 1)
+    upto = lambda h: forward_return(ts, segment, mid, h) if h else np.zeros(len(ts))
+    return np.nan_to_num(np.stack([upto(latency + h) - upto(latency) for h in AHEAD], 1))
 
 # %% ../../nbs/trading/02a_observations.ipynb #f5c82a8a
 def _table(frame, grid, what, kind):
