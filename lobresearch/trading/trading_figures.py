@@ -14,7 +14,7 @@ import pandas as pd
 from ..errors import TooShortError, require
 from ..plots import OKABE_ITO, WIDTH, size
 
-# %% ../../nbs/trading/09_trading_figures.ipynb #f2aed668
+# %% ../../nbs/trading/09_trading_figures.ipynb #a334a7e8
 REPRESENTATIONS = ("features","codes","forecasts","hybrid") # What an agent may be shown, in the order of figures and tables
 RULES = {"forecast": "forecast beats cost", "ofi": "order flow", "momentum": "momentum", "sma_cross": "averages cross", "random": "random, matched turnover",
          "buy_hold": "buy and hold", "flat": "flat", "hidden": "hidden state known", "hindsight": "hindsight"}
@@ -26,16 +26,15 @@ def name_of(
     r, # A record: kind, name, representation
 )->str: # As in figures and tables
     "A rule or an agent by name"
-    return f"agent on {r.representation}" if r.kind == "agent" else RULES.get(r.name if hasattr(r, "_fields") else r["name"], str(r["name"] if not hasattr(r, "_fields") else r.name))
+    return f"agent on {r['representation']}" if r["kind"] == "agent" else RULES.get(r["name"], r["name"])
 
 def hue_of(
     r, # A record
 )->str: # Colour
     "The colour of a rule or an agent"
-    n = r.name if hasattr(r, "_fields") else r["name"]
-    return HUES.get(r.representation if r.kind == "agent" else n, HUES["rule"])
+    return HUES.get(r["representation"] if r["kind"] == "agent" else r["name"], HUES["rule"])
 
-# %% ../../nbs/trading/09_trading_figures.ipynb #f4569229
+# %% ../../nbs/trading/09_trading_figures.ipynb #2aa16d2b
 LINEAR = 100. # bps a day up to which an axis of net results is linear
 
 def short_number(
@@ -56,10 +55,10 @@ def net_axis(
 ):
     "An axis for net results of any size, and the line of zero"
     reach = [v for v in (-1e5, -1e4, -1e3, -1e2, 0, 1e2, 1e3, 1e4, 1e5) if 3*min(low, -linear) <= v <= 3*max(high, linear)]
-    for scale, ticks, limit in ((ax.set_xscale, ax.set_xticks, ax.set_xlim), (ax.set_yscale, ax.set_yticks, ax.set_ylim))["xy".index(which):][:1]:
-        scale("asinh", linear_width=linear)
-        ticks(reach, [short_number(v) for v in reach])
-        limit(1.6*min(low, -linear/2), 1.6*max(high, linear/2))
+    scale, ticks, limit = (ax.set_xscale, ax.set_xticks, ax.set_xlim) if which == "x" else (ax.set_yscale, ax.set_yticks, ax.set_ylim)
+    scale("asinh", linear_width=linear)
+    ticks(reach, [short_number(v) for v in reach])
+    limit(1.6*min(low, -linear/2), 1.6*max(high, linear/2))
     ax.minorticks_off()
     (ax.axvline if which == "x" else ax.axhline)(0, color="k", lw=.7, zorder=0)
 
