@@ -238,12 +238,11 @@ def _worth(self:Ppo, b, late):
     b.full, b.pos = True, len(b.rewards)
     b.compute_returns_and_advantage(torch.from_numpy(value(self._last_obs)), self._last_episode_starts)
 
-# %% ../../nbs/trading/03b_ppo.ipynb #25ce0ab7
+# %% ../../nbs/trading/03b_ppo.ipynb #c3b69f23
 @patch
 def train(self:Ppo):
     "Passes over the buffer in minibatches; `told` has what the last pass saw"
     b, n, told = self.rollout_buffer, self.n_steps*self.n_envs, np.zeros(len(TOLD))
-    self._update_learning_rate(self.policy.optimizer)
     lr, clip = self.lr_schedule(self._current_progress_remaining), float(self.clip_range(self._current_progress_remaining))
     flat = [x.reshape(n, -1)[:,0] for x in (b.actions, b.log_probs, b.advantages, b.returns)]
     obs = b.observations.reshape(n, -1)
