@@ -52,7 +52,7 @@ def draw(
             z ^= z >> np.uint64(31)
     return (z % np.uint64(n)).astype(np.int64)
 
-# %% ../../nbs/trading/01_environment.ipynb #fe65c5b3
+# %% ../../nbs/trading/01_environment.ipynb #f07fb808
 @_jit
 def _wish(action, steps, row, stop, final, out, last):
     "Decisions as numbers, and which second is the last; False if a decision is not allowed"
@@ -64,6 +64,12 @@ def _wish(action, steps, row, stop, final, out, last):
     return ok
 
 @_jit
+def _own(a, end, unit, own):
+    "The account's own state, without that of the reward terms"
+    own[0], own[1], own[2], own[3] = a.position/a.size, a.target, a.quantity/a.size, min(1., a.age/unit)
+    own[4], own[5] = 1e4/a.capital*a.position*(a.mid - a.entry), min(1., (end - a.row)/unit)
+
+@_jit
 def _look(acc, features, window, start, length, unit, which, out):
     "Features and own state of the accounts `which`"
     n, k = features.shape[1], window*features.shape[1]
@@ -71,9 +77,7 @@ def _look(acc, features, window, start, length, unit, which, out):
         a = acc[i]
         for w in range(window):
             for j in range(n): out[i, w*n + j] = features[a.row - window + 1 + w, j]
-        own = out[i, k:]
-        own[0], own[1], own[2], own[3] = a.position/a.size, a.target, a.quantity/a.size, min(1., a.age/unit)
-        own[4], own[5] = 1e4/a.capital*a.position*(a.mid - a.entry), min(1., (start[i] + length - a.row)/unit)
+        _own(a, start[i] + length, unit, out[i, k:])
 
 @_jit
 def _tell(acc, parts, terms, reward, total, out):

@@ -25,11 +25,11 @@ from .accounting import Market, follow
 from .environment import stretches
 from .measures import DAY, join
 
-# %% ../../nbs/trading/07_rules.ipynb #c6746ab7
+# %% ../../nbs/trading/07_rules.ipynb #3f7e8448
 _jit = nb.njit(nogil=True, cache=True, error_model="numpy")
 TURNS = ((0., 0.), (1., 0.), (1., -1.), (2., -1.), (3., -1.)) # theta and lambda of signals that are no forecast
 FREE = ((0., 0., 0.), (0., .5, 0.), (0., .5, -.5), (0., 1., -.5), (0., 1., -1.), (0., 2., -1.)) # c, theta, lambda of forecasts where a trade costs nothing
-DEAR = tuple((c, t, l) for c,t in ((0., 1.), (0., 2.), (0., 3.), (.25, 1.), (.5, 0.), (.5, 1.), (1., 0.), (1., 1.)) for l in (-.5, -1.)) # and where it does
+DEAR = tuple((c, t, l) for c,t in ((0., 1.5), (0., 2.), (0., 3.), (.25, 1.), (.25, 1.5), (.5, 0.), (.5, 1.), (1., 0.)) for l in (-.5, -1.)) # and where it does
 HIDDEN = (5, 10, 30, 60, 120) # Seconds ahead for which the hidden state is asked
 SEEN = ("imb_1", "cimb_5", "wmid_1", "ofi_1_1", "ofi_1_10", "ofi_5_10", "ret_10", "ret_60") # Features beside it
 

@@ -103,7 +103,7 @@ def scenario_tests(
     inside = attempt(lambda: model_confidence_set(-test[top], block, n, seed)) if test.shape[1] > 1 else None
     return Tests(m, step, best, halves, inside, " ".join(dict.fromkeys(said)))
 
-# %% ../../nbs/trading/08f_verdicts.ipynb #611e6937
+# %% ../../nbs/trading/08f_verdicts.ipynb #547826a2
 def day_of(
     minutes:pd.DataFrame, # net, rows, of one record
     block:int=15, # Minutes of a bootstrap block
@@ -131,7 +131,7 @@ def reasons(
     "What a record of trading has to show"
     def known(x, ok): return None if x is None or not math.isfinite(x) else bool(ok)
     return [("earns more than nothing when all records are judged at once", known(e.p, e.p <= 1 - level + 1e-9 and e.test["net_day"] > 0)),
-            ("is more than the best of so many tries without skill", known(e.sharpe.get("dsr", math.nan), e.sharpe.get("dsr", 0) >= sure)),
+            ("is more than the best of so many tries without skill", known(e.sharpe.get("noise", math.nan), e.sharpe.get("noise", 0) >= sure)),
             ("earns on the sealed rows too", known(e.final["lo"], e.final["lo"] > 0))]
 
 def verdict(
@@ -145,9 +145,10 @@ def verdict(
     fails = [q for q,ok in asked if ok is False]
     if fails: return NOT_SHOWN, "not shown that it " + ", nor that it ".join(fails)
     blind = [q for q,ok in asked if ok is None]
-    return (NOT_TESTED, "too few minutes to show that it " + " and ".join(blind)) if blind else (STANDS, "it " + ", ".join(q for q,_ in asked[:-1]) + f", and {asked[-1][0]}")
+    if blind: return NOT_TESTED, "too few minutes to show that it " + " and ".join(blind)
+    return STANDS, "it " + ", ".join(q for q,_ in asked[:-1]) + f", and {asked[-1][0]}"
 
-# %% ../../nbs/trading/08f_verdicts.ipynb #c1b72855
+# %% ../../nbs/trading/08f_verdicts.ipynb #23e22b88
 def num(
     x, # Number
     f:str=",.0f", # Format
@@ -169,7 +170,23 @@ def costs_words(
     if how == "taker": return "paying the spread" + (f" and a fee of {taker:g} bps" if taker else ", without a fee")
     return f"with resting orders that {'pay' if maker > 0 else 'earn'} {abs(maker):g} bps, and {taker:g} bps to close in a hurry"
 
-def _spread(f): return f" ({f['paths']} paths, the worst {num(f['worst'])})" if f["paths"] > 1 else ""
+def _sharpe_words(s):
+    k = {n: num(s[n], ".3f") for n in ("sharpe","psr","noise","noise_threshold","dsr","threshold")}
+    return (f"Its Sharpe ratio is {k['sharpe']} a minute, above zero with probability {k['psr']}. "
+            f"The best of {s['trials']:,} trials without skill, set apart by noise alone, reaches {k['noise_threshold']}, "
+            f"and it is above that with probability {k['noise']}; set apart as the trials were, what costs did to them included, {k['threshold']} and {k['dsr']}.")
+
+def _choice_words(t, key):
+    out = []
+    if t.cscv is not None: out.append(f"The record that is best on half of the minutes is at or below the median on the other half in {100*t.cscv.pbo:.0f} % "
+                                      f"of {len(t.cscv.logits):,} splits.")
+    if t.inside is None: return out
+    mine = "this one among them" if key in t.inside.index and t.inside.inside[key] else "this one not among them"
+    return [*out, f"{int(t.inside.inside.sum())} of {len(t.inside)} records cannot be told from the best (90 % confidence set), {mine}."]
+
+def _fold_words(name, f):
+    spread = f" ({f['paths']} paths, the worst {num(f['worst'])})" if f["paths"] > 1 else ""
+    return f"Fitted anew, {name}{spread}: {with_interval(f)} bps a day."
 
 def evidence_words(
     e:Evidence, # Of a record
@@ -178,12 +195,10 @@ def evidence_words(
     folds:dict|None=None, # scheme to net_day, lo, hi, worst, paths: what a policy of its kind earned when fitted anew in other folds
 )->str: # Markdown
     "All that speaks for and against a record, in sentences"
-    s, out = e.sharpe, [f"Test block, {t.minutes} minutes: {with_interval(e.test)} bps of the capital a day."]
-    if s: out.append(f"Its Sharpe ratio is {num(s['sharpe'], '.3f')} a minute; it is above zero with probability {num(s['psr'], '.3f')}, and above the {num(s['threshold'], '.3f')} that the best of {s['trials']:,} trials so far apart reaches without skill with probability {num(s['dsr'], '.3f')} (if noise alone set them apart, {num(s['noise_threshold'], '.3f')} and {num(s['noise'], '.3f')}).")
-    if math.isfinite(e.p): out.append(f"Judged with all {len(t.step)} records of the scenario against not trading, p = {num(e.p, '.3f')}.")
-    if t.cscv is not None: out.append(f"The record that is best on half of the minutes is at or below the median on the other half in {100*t.cscv.pbo:.0f} % of {len(t.cscv.logits):,} splits.")
-    if t.inside is not None: out.append(f"{int(t.inside.inside.sum())} of {len(t.inside)} records cannot be told from the best (90 % confidence set), {'this one among them' if key in t.inside.index and t.inside.inside[key] else 'this one not among them'}.")
-    for name,f in (folds or {}).items(): out.append(f"Fitted anew, {name}{_spread(f)}: {with_interval(f)} bps a day.")
+    out = [f"Test block, {t.minutes} minutes: {with_interval(e.test)} bps of the capital a day."]
+    if e.sharpe: out.append(_sharpe_words(e.sharpe))
+    if math.isfinite(e.p) and t.step is not None: out.append(f"Judged with all {len(t.step)} records of the scenario against not trading, p = {num(e.p, '.3f')}.")
+    out += _choice_words(t, key) + [_fold_words(k, f) for k,f in (folds or {}).items()]
     return " ".join([*out, f"**Sealed rows**, opened once: {with_interval(e.final)} bps a day."])
 
 # %% ../../nbs/trading/08f_verdicts.ipynb #c722c5dc
@@ -197,7 +212,7 @@ def more_than(
     if blind := [n for n,d in asked if not math.isfinite(d["lo"])]: return NOT_TESTED, f"too few minutes among the {' and the '.join(blind)} rows"
     return STANDS, "it does on the test and on the sealed rows"
 
-# %% ../../nbs/trading/08f_verdicts.ipynb #87a52d9c
+# %% ../../nbs/trading/08f_verdicts.ipynb #3706434b
 _WHERE = {"test": ("o", OKABE_ITO["blue"], "test block"), "sealed": ("D", OKABE_ITO["red"], "sealed rows")}
 
 def fig_claims(
@@ -216,6 +231,7 @@ def fig_claims(
         ax.plot(t.net_day, y, mark, color=color, ms=4.5, label=word)
     ax.axvline(0, color="k", lw=.6)
     ax.set_xscale("symlog", linthresh=linear)
-    ax.set(yticks=range(len(names)), yticklabels=names, ylim=(len(names) - .4, -.6), xlabel="net result, bps of the capital a day (linear near zero, then logarithmic)")
+    ax.set(yticks=range(len(names)), yticklabels=names, ylim=(len(names) - .4, -.6),
+           xlabel="net result, bps of the capital a day (linear near zero, then logarithmic)")
     ax.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=2)
     return fig, table
