@@ -178,7 +178,7 @@ def fit_agent(
     _learn(ppo, agent, trial_ground(market, x, valid, account, s), s, tell)
     return agent
 
-# %% ../../nbs/trading/04_agents.ipynb #c7883b7f
+# %% ../../nbs/trading/04_agents.ipynb #997be039
 def save_agent(
     agent:Agent, # Trained
     folder, # Made if missing
@@ -201,7 +201,8 @@ def load_agent(
     d = json.loads(path.read_text())
     s, n = d["settings"], d["settings"]["window"]*d["features"] + len(STATE)
     act = gymnasium.spaces.Discrete(3) if s["actions"] == "discrete" else gymnasium.spaces.Box(-1, 1, (1,), np.float32)
-    policy = ActorCriticPolicy(gymnasium.spaces.Box(-np.inf, np.inf, (n,), np.float32), act, lambda _: s["lr"], **policy_kwargs(s["policy"], s["window"], d["features"]))
+    see, kw = gymnasium.spaces.Box(-np.inf, np.inf, (n,), np.float32), policy_kwargs(s["policy"], s["window"], d["features"])
+    policy = ActorCriticPolicy(see, act, lambda _: s["lr"], **kw)
     policy.load_state_dict(load_file(Path(folder)/"weights.safetensors"))
     agent = Agent(policy, d["features"], s, d["account"], Scales(d["own"], d["reward"]))
     agent.kept, agent.history = d["kept"], d["history"]

@@ -18,7 +18,7 @@ from .environment import STATE
 TOWER = (128, 64, 32)
 POLICIES = ("mlp", "tcn", "transformer")
 
-# %% ../../nbs/trading/03a_policies.ipynb #70d7d752
+# %% ../../nbs/trading/03a_policies.ipynb #20aa58fc
 class _Causal(nn.Module):
     "Residual causal convolution (Bai, Kolter & Koltun 2018)"
     def __init__(self, width, dilation, kernel=3):
@@ -56,7 +56,7 @@ class Transformer(nn.Module):
 
     def forward(self, x):
         h = self.first(x) + self.place
-        n, now, (b, t, w) = self.before(h), h[:,-1], h.shape
+        n, now, b, w = self.before(h), h[:,-1], len(h), h.shape[-1]
         split = lambda y: y.view(b, -1, self.heads, w//self.heads).transpose(1, 2)
         keys, values = self.know(n).chunk(2, -1)
         now = now + self.out(F.scaled_dot_product_attention(split(self.ask(n[:,-1])), split(keys), split(values)).reshape(b, w))
