@@ -169,7 +169,7 @@ def targets(
     size = sized(s, p["scale"]) if p["scale"] else np.ones(n)
     return hold(s, enter, p["leave"], size, grid["segment"].to_numpy())
 
-# %% ../../nbs/trading/07_rules.ipynb #3cce1b24
+# %% ../../nbs/trading/07_rules.ipynb #85f055e8
 def stretches_of(
     segment, # (rows,)
     rows, # bool (rows,): rows that may be traded
@@ -201,7 +201,7 @@ def worth(
 )->dict: # net (bps of the capital a day), sharpe (per minute, NaN if nothing moves), pnl (bps a minute, list)
     "What a setting is judged by"
     pnl = by_minute(ledger)
-    sd = float(pnl.std())
+    sd = float(pnl.std(ddof=1)) if len(pnl) > 1 else 0.
     return dict(net=float(ledger.net.sum()*DAY/len(ledger)), sharpe=float(pnl.mean()/sd) if sd > 0 else float("nan"), pnl=[float(f"{v:.6g}") for v in pnl])
 
 # %% ../../nbs/trading/07_rules.ipynb #56229da9

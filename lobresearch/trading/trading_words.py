@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['VERDICTS', 'number', 'between', 'listed', 'scenario_words', 'costs_something', 'verdict', 'who', 'earned',
-           'earns_words', 'even_words', 'matrix_words', 'beside_words', 'doubt_words', 'learning_words', 'hack_words']
+           'earns_words', 'even_words', 'matrix_words', 'seed_words', 'null_words', 'beside_words', 'doubt_words',
+           'learning_words', 'hack_words']
 
 # %% ../../nbs/trading/09a_trading_words.ipynb #eca3773d
 import numpy as np
@@ -155,6 +156,30 @@ def _count(m):
     n = m.verdict.value_counts()
     said = [f"{n[k]} {w}" for k,w in (("earns", "earn"), ("loses", "lose"), ("nothing", "cannot be told apart from nothing"), ("idle", "never trade"), ("short", "cannot be judged")) if k in n]
     return listed(said)
+
+# %% ../../nbs/trading/09a_trading_words.ipynb #e22683ce
+def seed_words(
+    table:pd.DataFrame, # index (representation, scenario): count, min, max of the net result a day
+    scenarios, # In order
+)->str: # A sentence
+    "How far apart agents lie that differ in their seed alone"
+    said = []
+    for c in scenarios:
+        t = table[table.index.get_level_values("scenario") == c]
+        if not len(t): continue
+        k = (t["max"] - t["min"]).idxmax()
+        said.append(f"“{c}”: up to {number(t['max'][k] - t['min'][k])} bps a day ({k[0]}, {number(t['min'][k])} to {number(t['max'][k])})")
+    return "Agents that differ in nothing but their seed come out apart by " + "; ".join(said) + "." if said else ""
+
+def null_words(
+    table:pd.DataFrame, # `results.standing` of one symbol
+    symbol:str, # Which
+)->str: # A sentence
+    "What was found where there is nothing"
+    t = table[(table.turnover > 0) & (table.kind != "bound")].drop_duplicates("key")
+    n, known = int((t.gross_day_lo > 0).sum() + (t.gross_day_hi < 0).sum()), int(t.gross_day_lo.notna().sum())
+    if not known: return f"{symbol} holds nothing by construction; its test block is too short to check that."
+    return f"{symbol} holds nothing by construction: before costs {n} of {known} records that trade have an interval that excludes zero, where chance alone gives about {number(.05*known, '.0f')} (they trade the same minutes, so these come in bunches)."
 
 # %% ../../nbs/trading/09a_trading_words.ipynb #4d528b3e
 def beside_words(
