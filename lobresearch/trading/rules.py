@@ -169,14 +169,15 @@ def targets(
     size = sized(s, p["scale"]) if p["scale"] else np.ones(n)
     return hold(s, enter, p["leave"], size, grid["segment"].to_numpy())
 
-# %% ../../nbs/trading/07_rules.ipynb #85f055e8
+# %% ../../nbs/trading/07_rules.ipynb #17612791
 def stretches_of(
     segment, # (rows,)
     rows, # bool (rows,): rows that may be traded
 )->list: # Pairs of first and last row, two rows at least
     "The paths that some rows consist of"
-    s = np.unique(stretches(segment, rows), axis=0)
-    return [(int(a), int(b)) for a,b in s if a >= 0 and b > a]
+    a, b = stretches(segment, rows).T
+    first = np.flatnonzero((a == np.arange(len(a))) & (b > a))
+    return [(int(i), int(b[i])) for i in first]
 
 def record(
     market:Market, # What is traded against
@@ -185,7 +186,9 @@ def record(
     account:dict, # Settings of `Accounts`: execution, latency, taker, maker, capital
 )->pd.DataFrame: # Record with the column path; each path opened flat and closed at cost
     "What following a target gives on some rows"
-    return join(follow(market, target, a, b, **account) for a,b in stretches_of(market.segment, rows))
+    return _along(market, target, stretches_of(market.segment, rows), account)
+
+def _along(market, target, paths, account): return join([follow(market, target, a, b, **account) for a,b in paths])
 
 def by_minute(
     ledger:pd.DataFrame, # Record
@@ -204,7 +207,7 @@ def worth(
     sd = float(pnl.std(ddof=1)) if len(pnl) > 1 else 0.
     return dict(net=float(ledger.net.sum()*DAY/len(ledger)), sharpe=float(pnl.mean()/sd) if sd > 0 else float("nan"), pnl=[float(f"{v:.6g}") for v in pnl])
 
-# %% ../../nbs/trading/07_rules.ipynb #56229da9
+# %% ../../nbs/trading/07_rules.ipynb #bf362098
 def settings(
     name:str, # Key in `RULES`
     columns, # Signals, from `columns_of`
@@ -229,9 +232,8 @@ def tune(
 )->tuple: # (parameters, DataFrame: a row a setting tried: params, net, sharpe, pnl), see `worth`
     "The setting of a rule that earned most on training rows, net of costs"
     require(name in RULES, f"There is no rule {name!r}; there are {', '.join(RULES)}.")
-    train, tried = np.asarray(train, bool), []
-    def attempt(p, known=None):
-        tried.append(dict(params=p, **worth(record(market, targets(name, p, grid, forecasts, known), train, account))))
+    train, tried, paths = np.asarray(train, bool), [], stretches_of(market.segment, train)
+    def attempt(p, known=None): tried.append(dict(params=p, **worth(_along(market, targets(name, p, grid, forecasts, known), paths, account))))
     if name not in SIGNALS:
         lot = dict(enter=1/60, leave=0., turn=1/60, seed=int(seed)) if like is None else matched(like, train, seed)
         attempt(lot if name == "random" else {})
