@@ -93,7 +93,7 @@ def _cell(ax, i, j, r):
     ax.text(j, i - (.17 if known else 0), short_number(r.net_day), ha="center", va="center", fontsize=8.5, zorder=4)
     if known: ax.text(j, i + .24, f"[{short_number(r.net_day_lo)}, {short_number(r.net_day_hi)}]", ha="center", va="center", fontsize=6.5, zorder=4)
 
-# %% ../../nbs/trading/09_trading_figures.ipynb #a47605aa
+# %% ../../nbs/trading/09_trading_figures.ipynb #dcffbfff
 def fig_beside(
     table:pd.DataFrame, # scenario, row, hue (colour), kind, net_day, net_day_lo, net_day_hi: of one symbol
     scenarios, # Panels, in order
@@ -112,7 +112,8 @@ def fig_beside(
         ax.set_title(c, fontsize=8); ax.tick_params(axis="y", length=0); ax.tick_params(axis="x", labelsize=7)
     net_axis(axs[0,0], low, high)
     for ax in axs[0,1:]: ax.axvline(0, color="k", lw=.7, zorder=0)
-    axs[0,0].set_xticks([v for v in (-1e4, -1e2, 0, 1e2, 1e4) if 3*low <= v <= 3*max(high, LINEAR)]); axs[0,0].set_xticklabels([short_number(v) for v in axs[0,0].get_xticks()])
+    ticks = [v for v in (-1e4, 0, 1e4) if 3*min(low, -LINEAR) <= v <= 3*max(high, LINEAR)]
+    axs[0,0].set_xticks(ticks, [short_number(v) for v in ticks])
     axs[0,0].set_yticks(range(len(rows)), rows); axs[0,0].set_ylim(len(rows) - .5, -.5)
     fig.supxlabel("net (bps of the capital a day)", fontsize=8.5)
     return fig, table.drop(columns="hue")
