@@ -6,9 +6,11 @@
 __all__ = ['DEFAULTS', 'settings_of', 'world', 'fit_scales', 'Agent', 'a_day', 'trial_ground', 'fit_agent', 'save_agent',
            'load_agent']
 
-# %% ../../nbs/trading/04_agents.ipynb #f3219094
+# %% ../../nbs/trading/04_agents.ipynb #a1e968f0
 import json
 import math
+import random
+from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 import gymnasium
@@ -130,7 +132,17 @@ def trial_ground(
     at = tiles(SimpleNamespace(stretch=stretches(market.segment, usable), window=settings["window"], length=settings["length"]), min(60, settings["length"]))
     return world(market, x, rows, account, settings | {"end": "close"}, starts=at, batch=min(len(at), 64)) if len(at) else None
 
-# %% ../../nbs/trading/04_agents.ipynb #c9bdee4e
+# %% ../../nbs/trading/04_agents.ipynb #f0dd8df2
+@contextmanager
+def _own_dice():
+    "Shared generators and torch's threads as they were, afterwards"
+    plain, numpys, threads = random.getstate(), np.random.get_state(), torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        with torch.random.fork_rng(devices=[]): yield
+    finally:
+        random.setstate(plain); np.random.set_state(numpys); torch.set_num_threads(threads)
+
 def _algorithm(env, scales, seed, s):
     return Ppo(ActorCriticPolicy, Batched(env, scales), seed=seed, n_steps=s["n_steps"], batch_size=s["batch"], n_epochs=s["epochs"], learning_rate=s["lr"],
                gamma=s["gamma"], gae_lambda=s["lam"], clip_range=s["clip"], vf_coef=s["value"], ent_coef=s["entropy"],
@@ -157,7 +169,7 @@ def _learn(ppo, agent, ground, s, tell):
         if tell: tell(agent.history[-1])
     ppo.weights.w[:] = best[1]
 
-# %% ../../nbs/trading/04_agents.ipynb #3ee8e026
+# %% ../../nbs/trading/04_agents.ipynb #56155f03
 def fit_agent(
     market:Market, # What is traded
     x, # (rows, F) float32: features; a row with a NaN cannot be used
@@ -171,11 +183,11 @@ def fit_agent(
     "Train an agent"
     s, account = settings_of(settings), dict(account or {})
     require(not (np.asarray(train, bool) & np.asarray(valid, bool)).any(), "no row may be both learned from and chosen by.")
-    torch.set_num_threads(1)
     scales = fit_scales(world(market, x, train, account, s, batch=s["envs"], seed=seed), np.random.default_rng(seed))
-    ppo = _algorithm(world(market, x, train, account, s, batch=s["envs"]), scales, seed, s)
-    agent = Agent(ppo.policy, ppo.env.env.features.shape[1], s, account, scales, ppo.weights)
-    _learn(ppo, agent, trial_ground(market, x, valid, account, s), s, tell)
+    with _own_dice():
+        ppo = _algorithm(world(market, x, train, account, s, batch=s["envs"]), scales, seed, s)
+        agent = Agent(ppo.policy, ppo.env.env.features.shape[1], s, account, scales, ppo.weights)
+        _learn(ppo, agent, trial_ground(market, x, valid, account, s), s, tell)
     return agent
 
 # %% ../../nbs/trading/04_agents.ipynb #997be039

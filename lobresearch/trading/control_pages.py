@@ -18,7 +18,7 @@ from .controls import together
 from .measures import DAY
 from .trials import line
 
-# %% ../../nbs/trading/08ca_control_pages.ipynb #fd0f350a
+# %% ../../nbs/trading/08ca_control_pages.ipynb #d06e0774
 FADED = .1 # Of the first turnover: an agent that is below that has stopped trading
 EXACT = 1e-6 # bps of the capital: what rounding may leave
 
@@ -50,7 +50,7 @@ def holds(
 ): # True, False; None where nothing must be, or the test block is too short to say
     "Does a control show what it must?"
     if row["gap"] > EXACT: return False
-    if row["control"] == "hold": return row["flagged"]
+    if row["control"] == "churn": return row["flagged"]
     if row["flagged"]: return False
     if row["control"] == "future": return None if math.isnan(row["net_lo"]) else row["net_lo"] > 0
     if row["fees"]: return row["last"] <= FADED*row["first"]
@@ -72,10 +72,10 @@ def judge(
             out.append(_row((s, c, n), [r for r in mine if (r["control"], r["scenario"]) == (c, n)], T, day))
     return pd.DataFrame(out)
 
-# %% ../../nbs/trading/08ca_control_pages.ipynb #d190e858
-NAMES = {"future": "shown the future", "shuffled": "moves shuffled", "nothing": "shown nothing", "hold": "paid to hold"}
+# %% ../../nbs/trading/08ca_control_pages.ipynb #b6803408
+NAMES = {"future": "shown the future", "shuffled": "moves shuffled", "nothing": "shown nothing", "churn": "paid to trade"}
 MUST = {"future": "must win", "shuffled": "must earn nothing before costs, and stop trading when it costs",
-        "nothing": "must stop trading when it costs", "hold": "must be flagged"}
+        "nothing": "must stop trading when it costs", "churn": "must be flagged"}
 WON = {True: "it wins, so the training works", False: "**it does not win, so the training is broken and no other agent can be judged**",
        None: "the test block is too short to say more"}
 FREE = {True: ": nothing, as it must be", False: ": **something where nothing can be, so something looks ahead**", None: ""}
@@ -88,12 +88,14 @@ def _said(r):
     what = {"shuffled": "With the moves in another order", "nothing": "Shown nothing"}.get(r["control"])
     if r["control"] == "future":
         return f"Shown the next moves of the mid, the agent nets {_with(r, 'net')} bps of the capital a day ({r['scenario']}): {WON[r['holds']]}."
-    if r["control"] == "hold":
-        paid = f"Paid a bonus for holding, it collects {_num(r['reward'], ',.1f')} an episode while it earns {_num(r['episode'], ',.1f')} bps ({r['scenario']}): "
+    if r["control"] == "churn":
+        paid = f"Paid a bonus for every trade, it collects {_num(r['reward'], ',.1f')} an episode while it earns {_num(r['episode'], ',.1f')} bps ({r['scenario']}): "
         return paid + ("flagged, as it must be." if r["flagged"] else "**not flagged**.")
     if not r["fees"]: return f"{what}, it grosses {_with(r, 'gross')} bps a day ({r['scenario']}){FREE[r['holds']]}."
-    return f"{what}, with fees ({r['scenario']}) its turnover falls from {_num(r['first'])} to {_num(r['last'])} times the capital a day while it trains: " + (
-        "it stops trading." if r["holds"] else "**it has not stopped trading**.")
+    return f"{what}, with fees ({r['scenario']}) its turnover falls from {_num(r['first'])} to {_num(r['last'])} times the capital a day while it trains" + (
+        "" if r["holds"] else ": **it has not unlearnt trading**") + (
+        f"; what is left on the test block, {_num(r['turnover'])} a day, costs it {_num(r['gross'] - r['net'])} bps a day." if r["turnover"] > 0 else
+        ", and on the test block it does not trade at all.")
 
 def control_words(
     table:pd.DataFrame, # From `judge`
@@ -139,8 +141,8 @@ def trial_lines(
         out.append(line(study, f"{what} {i[what]}", config, i["symbol"], i["seed"], i["scenario"], "valid", pnl, i["data"], i["code"]))
     return out
 
-# %% ../../nbs/trading/08ca_control_pages.ipynb #e999c4d2
-HUES = {"future": "green", "shuffled": "blue", "nothing": "orange", "hold": "purple"}
+# %% ../../nbs/trading/08ca_control_pages.ipynb #161fd02d
+HUES = {"future": "green", "shuffled": "blue", "nothing": "orange", "churn": "purple"}
 
 def fig_controls(
     table:pd.DataFrame, # From `judge`, of one symbol

@@ -6,7 +6,7 @@
 __all__ = ['SCHEMES', 'load_folds', 'plan', 'fold_forecasts', 'fit_rule', 'pieces', 'rule_pieces', 'agent_pieces', 'make_items',
            'fold_number', 'code_fingerprint', 'run_item', 'collect', 'whole_paths', 'path_table', 'over_paths']
 
-# %% ../../nbs/trading/08d_validation.ipynb #61da5190
+# %% ../../nbs/trading/08d_validation.ipynb #bd5358e1
 import json, os
 from pathlib import Path
 import numpy as np
@@ -18,7 +18,7 @@ from ..forecast.inputs import LOOKBACK
 from ..market.features import features, grid_levels, select
 from ..market.labels import labels
 from ..market.splits import load_split
-from .accounting import as_market
+from .accounting import Market, as_market
 from .measures import DAY, per_period
 from .observations import capital_of, observe
 from .rules import record, targets, tune
@@ -53,7 +53,7 @@ def plan(
     require(len({len(f) for f in by}) == 1, "Some rows are tested more often than others, so that there are no whole paths; give all folds of one scheme.")
     return group, np.array(by).T
 
-# %% ../../nbs/trading/08d_validation.ipynb #0ec98563
+# %% ../../nbs/trading/08d_validation.ipynb #4709f2a7
 def fold_forecasts(
     X:pd.DataFrame, # Features, (rows, columns)
     Y:pd.DataFrame, # Labels r_10, …, bps, same index
@@ -75,7 +75,9 @@ def fit_rule(
     account:dict, # Settings of `Accounts`
 )->tuple: # (params, every setting tried: params, net, sharpe, pnl)
     "The rule's settings that earned most on the fold's validation rows"
-    return tune("forecast", grid, market, role == "valid", account, forecasts=F)
+    a, b = np.flatnonzero(role == "valid")[[0, -1]] + [0, 1] # the rest of the recording is not looked at
+    cut = Market(**{k: getattr(market, k)[a:b] for k in Market.__dataclass_fields__})
+    return tune("forecast", grid.iloc[a:b], cut, (role == "valid")[a:b], account, forecasts=F.iloc[a:b])
 
 # %% ../../nbs/trading/08d_validation.ipynb #aac10761
 def pieces(
