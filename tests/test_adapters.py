@@ -45,7 +45,8 @@ def test_single_and_batched_live_the_same_lives_to_the_last_bit(seed, window, le
 def test_stable_baselines_own_ppo_learns_on_both():
     from stable_baselines3 import PPO
     m, kw = market(), dict(n_steps=16, batch_size=16, n_epochs=1, device="cpu", seed=0)
-    for env in (Batched(Environment(m, features(m), 4, length=20)), Single(m, features(m), length=20)): assert PPO("MlpPolicy", env, **kw).learn(64).num_timesteps == 64
+    for env in (Batched(Environment(m, features(m), 4, length=20)), Single(m, features(m), length=20)):
+        assert PPO("MlpPolicy", env, **kw).learn(64).num_timesteps == 64
 
 
 def test_scales_touch_the_accounts_state_only():

@@ -28,7 +28,9 @@ def test_every_second_of_the_window_and_no_other_row_bears_on_what_is_read(kind,
 @pytest.mark.parametrize("kind", POLICIES)
 def test_towers_are_128_64_32_and_the_accounts_state_reaches_them(kind):
     net = policy(kind)
-    for tower in (net.mlp_extractor.policy_net, net.mlp_extractor.value_net): assert tuple(l.out_features for l in tower if hasattr(l, "out_features")) == TOWER == (128, 64, 32)
+    assert TOWER == (128, 64, 32)
+    for tower in (net.mlp_extractor.policy_net, net.mlp_extractor.value_net):
+        assert tuple(l.out_features for l in tower if hasattr(l, "out_features")) == TOWER
     obs = torch.randn(5, 8*3 + len(STATE), requires_grad=True)
     g, = torch.autograd.grad(net.predict_values(obs).sum(), obs)
     assert (g != 0).all()

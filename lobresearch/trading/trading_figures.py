@@ -7,17 +7,17 @@ __all__ = ['REPRESENTATIONS', 'RULES', 'HUES', 'POLICIES', 'LINEAR', 'name_of', 
            'fig_matrix', 'fig_beside', 'fig_fee_curve', 'fig_latency', 'fig_costs', 'fig_learning', 'fig_dots',
            'fig_regimes']
 
-# %% ../../nbs/trading/09_trading_figures.ipynb #3afb47c8
+# %% ../../nbs/trading/09_trading_figures.ipynb #6ff9a88e
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from ..errors import TooShortError, require
-from ..plots import OKABE_ITO, WIDTH, size
+from ..plots import OKABE_ITO, WIDTH
+from . import rules
 
-# %% ../../nbs/trading/09_trading_figures.ipynb #a334a7e8
+# %% ../../nbs/trading/09_trading_figures.ipynb #7743e752
 REPRESENTATIONS = ("features","codes","forecasts","hybrid") # What an agent may be shown, in the order of figures and tables
-RULES = {"forecast": "forecast beats cost", "ofi": "order flow", "momentum": "momentum", "sma_cross": "averages cross", "random": "random, matched turnover",
-         "buy_hold": "buy and hold", "flat": "flat", "hidden": "hidden state known", "hindsight": "hindsight"}
+RULES = {k: rules.RULES[k].title for k in ("forecast","ofi","imbalance","momentum","sma_cross","random","buy_hold","flat","hidden")} | {"hindsight": "hindsight"} # Names, in order
 HUES = {"features": OKABE_ITO["blue"], "codes": OKABE_ITO["orange"], "forecasts": OKABE_ITO["green"], "hybrid": OKABE_ITO["red"], "rule": OKABE_ITO["black"],
         "agent": OKABE_ITO["blue"], "hidden": OKABE_ITO["purple"], "hindsight": OKABE_ITO["grey"]}
 POLICIES = {"mlp": "MLP", "tcn": "TCN", "transformer": "Transformer"}
