@@ -5,19 +5,21 @@
 # %% auto #0
 __all__ = ['SKILL', 'FILLERS', 'ensure']
 
-# %% ../../nbs/study/00_toy.ipynb #24c9a815
-import json
+# %% ../../nbs/study/00_toy.ipynb #961a7201
+import contextlib, json
+from functools import partial
 import numpy as np
 import pandas as pd
 from ..data.grid import ingest_all, load_grid, write_grid
 from ..data.simulate import make_simulated
-from ..errors import require
+from ..errors import TooShortError, require
+from ..market.folds import combinatorial, walk_forward
 from ..market.registry import random_grid
 from ..market.labels import labels
 from ..market.splits import chronological, load_split, write_splits
 from ..run import Stage
 
-# %% ../../nbs/study/00_toy.ipynb #eeee0ba3
+# %% ../../nbs/study/00_toy.ipynb #5d9080a1
 def _raw(st):
     make_simulated(st.path("data"), st.p.data.hours, st.p.data.seed, workers=1, symbols=tuple(st.p.data.symbols))
 
@@ -33,6 +35,14 @@ def _splits(st):
     for s in st.p.data.symbols:
         ts = load_grid(st.path("artifacts/grid"), s, columns=["segment"]).index
         write_splits(st.path("artifacts/splits"), s, chronological(ts, max(st.p.labels.horizons), 60))
+
+def _folds(st):
+    for s in st.p.data.symbols:
+        ts, reach = load_grid(st.path("artifacts/grid"), s, columns=["segment"]).index, (max(st.p.labels.horizons), 60)
+        made = [chronological(ts, *reach)]
+        for scheme in (partial(walk_forward, folds=2), partial(combinatorial, groups=4, test_groups=2)):
+            with contextlib.suppress(TooShortError): made.append(scheme(ts, *reach)) # as the study's page leaves out what a recording is too short for
+        write_splits(st.path("artifacts/splits"), s, made)
 
 # %% ../../nbs/study/00_toy.ipynb #1e0325e6
 SKILL = {"zero": 0., "last_return": .05, "ridge_ofi": .1, "ridge": .2, "lightgbm": .2, "tcn": .15, "deeplob_tcn": .2, "deeplob_tcn_pooled": .15} # made up
@@ -60,12 +70,12 @@ def _predictions(st):
     cols = ["symbol","ts","horizon","model","seed","split","y_hat"]
     pd.concat(out)[cols].to_parquet(st.path("artifacts/predictions/predictions.parquet"), index=False)
 
-# %% ../../nbs/study/00_toy.ipynb #1e4346a9
-FILLERS = {"raw": _raw, "ingested": _ingested, "grid": _grid, "splits": _splits, "predictions": _predictions}
+# %% ../../nbs/study/00_toy.ipynb #358c68c1
+FILLERS = {"raw": _raw, "ingested": _ingested, "grid": _grid, "splits": _splits, "folds": _folds, "predictions": _predictions}
 
 def ensure(
     st:Stage, # The stage
-    *kinds, # What it reads: raw, ingested or grid, splits, predictions, in this order
+    *kinds, # What it reads: raw, ingested or grid, splits or folds (splits with every scheme), predictions, in this order
 ):
     "Fill a smoke run's folder with made-up inputs; the study's own are left alone"
     unknown = [k for k in kinds if k not in FILLERS]
