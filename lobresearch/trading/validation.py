@@ -4,9 +4,10 @@
 
 # %% auto #0
 __all__ = ['SCHEMES', 'load_folds', 'plan', 'fold_forecasts', 'fit_rule', 'pieces', 'rule_pieces', 'agent_pieces', 'make_items',
-           'fold_number', 'code_fingerprint', 'run_item', 'collect', 'whole_paths', 'path_table', 'over_paths']
+           'fold_number', 'code_fingerprint', 'run_item', 'collect', 'whole_paths', 'trial_lines', 'path_table',
+           'over_paths', 'fig_paths']
 
-# %% ../../nbs/trading/08d_validation.ipynb #bd5358e1
+# %% ../../nbs/trading/08d_validation.ipynb #89686f4f
 import json, os
 from pathlib import Path
 import numpy as np
@@ -18,6 +19,7 @@ from ..forecast.inputs import LOOKBACK
 from ..market.features import features, grid_levels, select
 from ..market.labels import labels
 from ..market.splits import load_split
+from ..plots import OKABE_ITO, size
 from .accounting import Market, as_market
 from .measures import DAY, per_period
 from .observations import capital_of, observe
@@ -53,7 +55,7 @@ def plan(
     require(len({len(f) for f in by}) == 1, "Some rows are tested more often than others, so that there are no whole paths; give all folds of one scheme.")
     return group, np.array(by).T
 
-# %% ../../nbs/trading/08d_validation.ipynb #4709f2a7
+# %% ../../nbs/trading/08d_validation.ipynb #69c509ad
 def fold_forecasts(
     X:pd.DataFrame, # Features, (rows, columns)
     Y:pd.DataFrame, # Labels r_10, …, bps, same index
@@ -61,8 +63,9 @@ def fold_forecasts(
     lambdas=LAMBDAS, # Penalties
 )->tuple: # (state of the ridge of each label, forecasts ridge_10, … bps: NaN but on validation and test rows)
     "Forecasts of a fold's own ridges"
-    train, valid, out = role == "train", role == "valid", (role == "valid") | (role == "test")
-    states = {c: fit_ridge(X, Y[c].to_numpy(), train, valid, lambdas) for c in Y}
+    out, fit = (role == "valid") | (role == "test"), (role == "train") | (role == "valid")
+    Z, train, valid = X[fit], (role == "train")[fit], (role == "valid")[fit]
+    states = {c: fit_ridge(Z, Y[c].to_numpy()[fit], train, valid, lambdas) for c in Y}
     F = pd.DataFrame(np.nan, X.index, [c.replace("r_", "ridge_") for c in Y])
     for c,f in zip(Y, F): F.loc[out, f] = predict_ridge(X[out], states[c])
     return states, F
@@ -147,7 +150,7 @@ def code_fingerprint()->str:
     names = ("data.grid","market.features","market.labels","market.folds","forecast.baselines", *(f"trading.{n}" for n in trading))
     return fingerprint(*(importlib.import_module(f"lobresearch.{n}").__file__ for n in names))
 
-# %% ../../nbs/trading/08d_validation.ipynb #b6aeada7
+# %% ../../nbs/trading/08d_validation.ipynb #6b7f3d71
 def _rule(item, grid, market, roles, group, account_of):
     "Pieces and what was tried of the rule, in all folds and scenarios"
     X = features(grid, select(grid_levels(grid), LOOKBACK, columns=grid.columns))
@@ -169,7 +172,7 @@ def run_item(
     item:dict, # From `make_items`
     folder, # The item's own folder
     root, # Folder that holds artifacts/
-)->dict: # symbol, kind, scheme, tried: of each setting its fold, scenario, params, net, sharpe, pnl, and whether it was chosen
+)->dict: # symbol, kind, scheme, tried: of each setting its fold, scenario, params, net, sharpe, pnl, whether it was chosen; failed, where folds are too short
     "Fit and trade the folds of an item; their minutes go to `folder/minutes.parquet`"
     from lobresearch.data.grid import load_grid
     from lobresearch.forecast.items import status
@@ -178,13 +181,15 @@ def run_item(
     group = plan(roles)[0]
     def account_of(role, name): return dict(item["scenarios"][name], latency=item["latency"], capital=capital_of(grid, role == "train"))
     def tell(h): status(folder, f"{item['symbol']} {item['scheme']} {item.get('fold', '')}: {h['steps']:,} steps")
-    made, tried = _rule(item, grid, market, roles, group, account_of) if item["kind"] == "rule" else _agent(item, grid, market, roles, group, account_of, tell)
+    said = {}
+    try: made, tried = _rule(item, grid, market, roles, group, account_of) if item["kind"] == "rule" else _agent(item, grid, market, roles, group, account_of, tell)
+    except TooShortError as e: made, tried, said = [], [], dict(failed=str(e))
     keep = [per_period(r).assign(fold=f, scenario=name, group=g) for f,name,g,r in made]
     table = pd.concat(keep).drop(columns="path") if keep else pd.DataFrame()
     part = Path(folder)/f"minutes.{os.getpid()}.part"
     table.to_parquet(part)
     os.replace(part, Path(folder)/"minutes.parquet")
-    return dict(symbol=item["symbol"], kind=item["kind"], scheme=item["scheme"], tried=json.loads(json.dumps(tried, default=_plain)))
+    return dict(symbol=item["symbol"], kind=item["kind"], scheme=item["scheme"], tried=json.loads(json.dumps(tried, default=_plain)), **said)
 
 def _plain(x):
     return x.tolist() if isinstance(x, (np.ndarray, np.generic)) else str(x)
@@ -210,6 +215,27 @@ def whole_paths(
     by = {g: sorted(f for f,h in have if h == g) for g in sorted({g for _,g in have})}
     n = min(map(len, by.values()), default=0)
     return [pd.concat([have[f[k], g] for g,f in by.items()]) for k in range(n)]
+
+# %% ../../nbs/trading/08d_validation.ipynb #5db540a0
+def trial_lines(
+    items, # From `make_items`
+    results, # What their work returned
+    keep, # Where `map_items` kept them
+    study:str, # Name under which they count
+)->list: # For `trials.log_lines`
+    "A line for each setting of the rule in each fold, on its validation rows, and for each fold's agent, on its test rows"
+    from lobresearch.forecast.items import item_key
+    from lobresearch.trading.trials import line
+    out = []
+    for i,r in zip(items, results):
+        M = pd.read_parquet(Path(keep)/item_key(i)/"minutes.parquet")
+        for t in r["tried"]:
+            rule, account = i["kind"] == "rule", dict(latency=i["latency"], **i["scenarios"][t["scenario"]])
+            what = dict(forecasts=["ridge"], params=t["params"]) if rule else dict(representation="features", reward="default", settings=t["params"])
+            pnl = t["pnl"] if rule else M[(M.fold == t["fold"]) & (M.scenario == t["scenario"])].net.to_list() if len(M) else []
+            out.append(line(study, "forecast" if rule else "agent features", dict(what, account=account), i["symbol"], i.get("seed"), t["scenario"],
+                            "valid" if rule else "test", pnl, item_key([i["data"], i["scheme"], t["fold"]]), i["code"]))
+    return out
 
 # %% ../../nbs/trading/08d_validation.ipynb #ed77ab02
 def path_table(
@@ -237,3 +263,28 @@ def over_paths(
     net, low, high = from_sums(lambda S: S[...,0]/S[...,1]*DAY, both.to_numpy(float), block, n, np.random.default_rng(seed), level)
     return dict(net_day=float(net), low=float(low), high=float(high), worst=float(t.net_day.min()), best=float(t.net_day.max()), paths=len(t),
                 positive=float((t.net_day > 0).mean()))
+
+# %% ../../nbs/trading/08d_validation.ipynb #eba942fa
+_MARKS = {"rule": ("o", OKABE_ITO["orange"], "ridge and rule"), "agent": ("D", OKABE_ITO["blue"], "agent on features")}
+
+def fig_paths(
+    paths:pd.DataFrame, # symbol, scenario, kind, scheme, path, net_day
+    linear:float=100., # bps a day up to which the axis is linear, then logarithmic
+): # Figure, and the table behind it
+    "Every history of every scenario: a dot a combinatorial path, a cross the walk-forward"
+    import matplotlib.pyplot as plt
+    require(len(paths) > 0, "There is no path to draw.")
+    symbols, names = list(dict.fromkeys(paths.symbol)), list(dict.fromkeys(paths.scenario))
+    fig, axs = plt.subplots(1, len(symbols), figsize=size(.16 + .07*len(names)), sharey=True, squeeze=False)
+    for s,ax in zip(symbols, axs[0]):
+        for kind,(mark,color,word) in _MARKS.items():
+            for scheme,m,fill in (("combinatorial", mark, "none"), ("walk_forward", "X", color)):
+                t = paths[(paths.symbol == s) & (paths.kind == kind) & (paths.scheme == scheme)]
+                y = [names.index(n) + (.15 if kind == "agent" else -.15) for n in t.scenario]
+                if len(t): ax.plot(t.net_day, y, m, ms=5 if m == "X" else 4, mfc=fill, mec=color, color=color, ls="none", label=f"{word}, {SCHEMES[scheme]}")
+        ax.axvline(0, color="k", lw=.6)
+        ax.set_xscale("symlog", linthresh=linear)
+        ax.set(title=s, yticks=range(len(names)), yticklabels=names, ylim=(len(names) - .4, -.6))
+    fig.supxlabel("net result, bps of the capital a day (linear near zero, then logarithmic)", fontsize=8.5)
+    fig.legend(*axs[0][0].get_legend_handles_labels(), loc="outside upper left", ncols=2)
+    return fig, paths
