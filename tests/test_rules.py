@@ -28,26 +28,29 @@ def made(seed=0, **more):
     return g, as_market(g), np.arange(N) < CUT, said
 
 
-def plain(signal, enter, leave, size, segment):
+def plain(signal, enter, leave, size, segment, patience=0):
     "The same rule, told once more"
-    out, p = [], 0.
+    out, p, asked = [], 0., []
     for t, s in enumerate(signal):
         if np.isnan(s) or (t and segment[t] != segment[t-1]): p = 0.
         if not np.isnan(s):
             if p > 0 and s < leave*enter[t] or p < 0 and -s < leave*enter[t]: p = 0.
             if p <= 0 and s > enter[t]: p = size[t]
             elif p >= 0 and s < -enter[t]: p = -size[t]
+            if s > enter[t]: asked.append((t, 1))
+            if s < -enter[t]: asked.append((t, -1))
+            if patience and p and not any(side == np.sign(p) and u >= t - patience for u, side in asked): p = 0.
         out.append(p)
     return out
 
 
 @hyp(deadline=None, max_examples=60)
-@given(st.integers(0, 10**6), st.sampled_from([-1., -.5, 0., .5, 1.]))
-def test_holding_is_what_the_plainest_code_says(seed, leave):
+@given(st.integers(0, 10**6), st.sampled_from([-1., -.5, 0., .5, 1.]), st.sampled_from([0, 1, 4]))
+def test_holding_is_what_the_plainest_code_says(seed, leave, patience):
     rng = np.random.default_rng(seed)
     s = rng.choice([-3, -2, -1, -.5, 0, .5, 1, 2, 3, np.nan], 60)
     e, size, seg = rng.choice([0., .5, 1., 2.], 60), rng.choice([.25, 1.], 60), np.repeat([0, 1, 2], 20)
-    np.testing.assert_array_equal(hold(s, e, leave, size, seg), plain(s, e, leave, size, seg))
+    np.testing.assert_array_equal(hold(s, e, leave, size, seg, patience), plain(s, e, leave, size, seg, patience))
 
 
 @hyp(deadline=None, max_examples=30)
@@ -82,7 +85,7 @@ def test_a_forecast_is_followed_only_where_it_promises_more_than_a_round_trip_co
     cost = round_trip(g, True, 2.)
     np.testing.assert_allclose(cost, 1e4*(g.ask_px_1 - g.bid_px_1)/((g.ask_px_1 + g.bid_px_1)/2) + 4)
     said = pd.DataFrame(dict(a_5=np.where(np.arange(N) % 2, cost*1.01, -cost*.99)), index=g.index)
-    p = dict(column="a_5", sign=1, threshold=0., cost=1., crosses=True, fee=2., leave=1., scale=0.)
+    p = dict(column="a_5", sign=1, threshold=0., cost=1., crosses=True, fee=2., leave=1., scale=0., patience=0)
     np.testing.assert_array_equal(targets("forecast", p, g, said), np.arange(N) % 2)
     assert (targets("forecast", dict(p, fee=2.1), g, said) == 0).all()
     assert (round_trip(g, False, -.25) == 0).all() # a rebate is no reason to believe a forecast of nothing
@@ -123,6 +126,7 @@ def test_at_least_tens_of_settings_each_once_and_dear_trades_ask_for_thresholds(
         assert len(s) == n and len({json.dumps(p) for p in s}) == n
     free = settings("forecast", ["a_5"], {"a_5": 2.}, dict(execution="mid", taker=0.))
     assert free[0]["threshold"] == free[0]["cost"] == 0 and all(p["cost"] == 0 for p in free)
+    assert all(p["patience"] == 600 for p in free) and all(p["patience"] == 0 for p in settings("momentum", ["ret_5"], {"ret_5": 2.}, {}))
     assert all(p["fee"] == 2.5 and p["crosses"] for p in settings("forecast", ["a_5"], {"a_5": 2.}, dict(taker=2.5)))
     assert all(p["threshold"] > 0 or p["cost"] > 0 for p in settings("forecast", ["a_5"], {"a_5": 2.}, dict(taker=2.5)))
 

@@ -72,7 +72,7 @@ def judge(
             out.append(_row((s, c, n), [r for r in mine if (r["control"], r["scenario"]) == (c, n)], T, day))
     return pd.DataFrame(out)
 
-# %% ../../nbs/trading/08ca_control_pages.ipynb #ba1fba18
+# %% ../../nbs/trading/08ca_control_pages.ipynb #41460e75
 NAMES = {"future": "shown the future", "shuffled": "moves shuffled", "nothing": "shown nothing", "churn": "paid to trade"}
 MUST = {"future": "must win", "shuffled": "must earn nothing before costs, and stop trading when it costs",
         "nothing": "must stop trading when it costs", "churn": "must be flagged"}
@@ -90,7 +90,8 @@ def _said(r):
         return f"Shown the next moves of the mid, the agent nets {_with(r, 'net')} bps of the capital a day ({r['scenario']}): {WON[r['holds']]}."
     if r["control"] == "churn":
         paid, earned = _num(r["reward"], ",.0f"), _num(r["episode"], ",.0f")
-        return f"Paid a bonus for every trade, it collects {paid} an episode while it earns {earned} bps ({r['scenario']}): " + ("flagged, as it must be." if r["flagged"] else "**not flagged**.")
+        text = f"Paid a bonus for every trade, it collects {paid} an episode while it earns {earned} bps ({r['scenario']}): "
+        return text + ("flagged, as it must be." if r["flagged"] else "**not flagged**.")
     if not r["fees"]: return f"{what}, it grosses {_with(r, 'gross')} bps a day ({r['scenario']}){FREE[r['holds']]}."
     return f"{what}, with fees ({r['scenario']}) its turnover falls from {_num(r['first'])} to {_num(r['last'])} times the capital a day while it trains" + (
         "" if r["holds"] else ": **it has not unlearnt trading**") + (
