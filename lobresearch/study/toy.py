@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['SKILL', 'FILLERS', 'ensure']
 
-# %% ../../nbs/study/00_toy.ipynb #961a7201
+# %% ../../nbs/study/00_toy.ipynb #7e9de699
 import contextlib, json
 from functools import partial
 import numpy as np
@@ -13,6 +13,9 @@ import pandas as pd
 from ..data.grid import ingest_all, load_grid, write_grid
 from ..data.simulate import make_simulated
 from ..errors import TooShortError, require
+from ..forecast.baselines import fit_ridge
+from ..forecast.inputs import LOOKBACK
+from ..market.features import features, select
 from ..market.folds import combinatorial, walk_forward
 from ..market.registry import random_grid
 from ..market.labels import labels
@@ -70,12 +73,21 @@ def _predictions(st):
     cols = ["symbol","ts","horizon","model","seed","split","y_hat"]
     pd.concat(out)[cols].to_parquet(st.path("artifacts/predictions/predictions.parquet"), index=False)
 
-# %% ../../nbs/study/00_toy.ipynb #358c68c1
-FILLERS = {"raw": _raw, "ingested": _ingested, "grid": _grid, "splits": _splits, "folds": _folds, "predictions": _predictions}
+# %% ../../nbs/study/00_toy.ipynb #f3276e48
+def _models(st):
+    for s in st.p.data.symbols:
+        grid, split = load_grid(st.path("artifacts/grid"), s), load_split(st.path("artifacts/splits"), s)
+        role, X, Y = split.set_index("ts").role.reindex(grid.index), features(grid, select(10, LOOKBACK)), labels(grid, st.p.labels.horizons)
+        states = [fit_ridge(X, y, (role == "train").to_numpy(), (role == "valid").to_numpy()) for y in Y.to_numpy().T]
+        path = st.path(f"artifacts/models/symbol={s}/ridge_{st.p.study.seed}.json")
+        path.write_text(json.dumps(dict(model="ridge", horizons=list(st.p.labels.horizons), states=states)) + "\n")
+
+# %% ../../nbs/study/00_toy.ipynb #28afc20c
+FILLERS = {"raw": _raw, "ingested": _ingested, "grid": _grid, "splits": _splits, "folds": _folds, "predictions": _predictions, "models": _models}
 
 def ensure(
     st:Stage, # The stage
-    *kinds, # What it reads: raw, ingested or grid, splits or folds (splits with every scheme), predictions, in this order
+    *kinds, # What it reads: raw, ingested or grid, splits or folds (splits with every scheme), predictions, models (of ridges), in this order
 ):
     "Fill a smoke run's folder with made-up inputs; the study's own are left alone"
     unknown = [k for k in kinds if k not in FILLERS]

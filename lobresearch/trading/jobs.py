@@ -6,7 +6,7 @@
 __all__ = ['SHARED', 'MODULES', 'FORECASTS', 'READS', 'WORK', 'BOUNDS', 'NEEDS', 'LIKE', 'code_fingerprint', 'truth_files',
            'reads', 'missing', 'rule_items', 'reward_arms', 'agent_items', 'late_items', 'summary', 'run_item']
 
-# %% ../../nbs/trading/08_jobs.ipynb #1697c350
+# %% ../../nbs/trading/08_jobs.ipynb #461be935
 import hashlib, importlib, json
 from functools import lru_cache
 from pathlib import Path
@@ -20,7 +20,7 @@ from ..forecast.jobs import data_fingerprint
 from ..market.splits import load_split
 from .accounting import as_market
 from .agents import fit_agent, load_agent, save_agent, settings_of
-from .hindsight import hindsight
+from .hindsight import bound, hindsight
 from .measures import DAY, before_fees, per_period, trades
 from .observations import capital_of, codes_of, forecasts_of, observe, recording
 from .rewards import WEIGHTED
@@ -207,7 +207,7 @@ def _judge(follow, role, folder, latency):
     pd.concat([m.reset_index().assign(split=r) for r,m in minutes.items()]).to_parquet(folder/"minutes.parquet", index=False)
     return {r: summary(l, latency, minutes[r]) for r,l in ledgers.items()}
 
-# %% ../../nbs/trading/08_jobs.ipynb #b6d17954
+# %% ../../nbs/trading/08_jobs.ipynb #3be63506
 def _informed(item, root, grid, train):
     "What a rule may use beside the grid"
     if item["name"] in LIKE: return forecasts_of(root, item["symbol"], tuple(item["forecasts"])).reindex(grid.index)
@@ -225,7 +225,10 @@ def _rule(item, folder, root):
         tried, wish = table.to_dict("records"), targets(item["name"], params, grid, told)
         follow = lambda rows: record(market, wish, rows, account)
     (folder/"tried.json").write_text(json.dumps([dict(params=t["params"], pnl=[float(v) for v in t["pnl"]]) for t in tried]))
-    return dict(params=params, account=account, settings=len(tried), **_judge(follow, role, folder, account["latency"]))
+    out = _judge(follow, role, folder, account["latency"])
+    if item["name"] == "hindsight":
+        for r in WORK: out[r]["bound"] = bound(market, role == r, account)["net"]
+    return dict(params=params, account=account, settings=len(tried), **out)
 
 def _agent(item, folder, root):
     grid, role, market, account = _of(item, root)

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['TOLD', 'Tower', 'Weights', 'choose', 'Ppo']
 
-# %% ../../nbs/trading/03b_ppo.ipynb #4bab5dbf
+# %% ../../nbs/trading/03b_ppo.ipynb #64100def
 import math
 import numba as nb
 import numpy as np
@@ -15,7 +15,9 @@ from stable_baselines3 import PPO
 from stable_baselines3.common.torch_layers import FlattenExtractor
 from torch import nn
 from ..errors import require
+from .accounting import FEE, SPREAD
 from .adapters import Batched, wishes
+from .rewards import TERMS
 
 # %% ../../nbs/trading/03b_ppo.ipynb #0565af29
 _jit = nb.njit(nogil=True, cache=True, error_model="numpy")
@@ -187,7 +189,7 @@ def choose(
     u, s = rng.standard_normal(len(z)), weights.log_sd[0]
     action[:], logp[:] = z[:,0] + u*np.exp(s), -.5*u*u - s - .5*math.log(2*math.pi)
 
-# %% ../../nbs/trading/03b_ppo.ipynb #d800a384
+# %% ../../nbs/trading/03b_ppo.ipynb #47ac275f
 TOLD = ("entropy","kl","clipped","value_loss")
 
 class Ppo(PPO):
@@ -203,8 +205,9 @@ class Ppo(PPO):
         require(self.clip_range_vf is None and self.target_kl is None and not self.use_sde,
                 "clipped values, a target divergence and state-dependent noise are stable-baselines3's; take its PPO for them.")
         self.weights, self.rng, self.told, self.tally = Weights(self.policy), np.random.default_rng(seed), {}, {}
+        self.relief = 0. # Share of spread, impact and fee that the learner is given back for now
 
-# %% ../../nbs/trading/03b_ppo.ipynb #080aafbf
+# %% ../../nbs/trading/03b_ppo.ipynb #ab8c44ae
 _COUNTED = ("net","traded") # Of the environment's log
 
 @patch
@@ -213,13 +216,13 @@ def collect_rollouts(self:Ppo, env, callback, rollout_buffer, n_rollout_steps):
     b, world, scales, n = rollout_buffer, env.env, env.scales, env.num_envs
     b.reset()
     callback.on_rollout_start()
-    action, tally, late = np.empty(n, np.float32), np.zeros(3 + world.rewards.terms.shape[1]), []
+    action, tally, late, price = np.empty(n, np.float32), np.zeros(3 + world.rewards.terms.shape[1]), [], world.rewards.weight[TERMS.index("pnl")]
     for t in range(n_rollout_steps):
         b.observations[t], b.episode_starts[t] = self._last_obs, self._last_episode_starts
         choose(self.weights, self.weights.seen(self._last_obs), self.rng, action, b.log_probs[t])
         b.actions[t,:,0] = action
         obs, reward, closed, cut, info = world.step(wishes(world, action if world.steps else np.clip(action, -1, 1)))
-        b.rewards[t] = reward*scales.reward
+        b.rewards[t] = (reward - self.relief*price*info["parts"][:,SPREAD:FEE+1].sum(1))*scales.reward
         tally += np.r_[reward.sum(), [info[k].sum() for k in _COUNTED], info["terms"].sum(0)]
         if cut.any(): late.append((t, np.flatnonzero(cut), scales(info["final_obs"])[cut[closed | cut]]))
         self._last_obs, self._last_episode_starts = scales(obs), closed | cut

@@ -15,18 +15,18 @@ from ..errors import require
 from ..forecast.items import item_key
 from .trials import line
 
-# %% ../../nbs/trading/08a_records.ipynb #cbe63b6a
+# %% ../../nbs/trading/08a_records.ipynb #1cdfafe3
 WORK = ("valid","test") # Blocks that records cover
 GROUP = ["part","kind","symbol","scenario","representation","policy","reward"] # Within which validation chooses
 NEVER = ("flat","random") # Chosen
-FIELDS = ["net_day","gross_day","sharpe","turnover","break_even","exposure","trades_day","seconds"] # Of each block
+FIELDS = ["net_day","gross_day","sharpe","turnover","break_even","exposure","trades_day","seconds","bound"] # Of each block; bound: of hindsight alone
 COLUMNS = ["key","part","symbol","kind","name","representation","policy","reward","scenario","seed","params","account","steps","failed","chosen","best"]
 
 def _row(item, result, part):
     own = dict(name=item["representation"], representation=item["representation"], policy=item["settings"]["policy"], reward=item["reward"],
                steps=item["settings"]["steps"]) if item["kind"] == "agent" else dict(name=item["name"], representation="", policy="", reward="", steps=0)
     bad = result.get("failed") or ""
-    numbers = {f"{r}_{k}": None if bad else result[r][k] for r in WORK for k in FIELDS}
+    numbers = {f"{r}_{k}": None if bad else result[r].get(k) for r in WORK for k in FIELDS}
     return dict(key=item_key(item), part=part, symbol=item["symbol"], kind=item["kind"], **own, scenario=item["scenario"], seed=item.get("seed", 0), failed=bad,
                 params=json.dumps(result.get("params", {}), sort_keys=True), account=json.dumps(result.get("account", {}), sort_keys=True), **numbers)
 

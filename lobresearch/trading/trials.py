@@ -14,14 +14,14 @@ from ..errors import DataError, require
 from ..forecast.items import item_key
 from ..forecast.trials import whole_lines
 
-# %% ../../nbs/trading/07b_trials.ipynb #49162644
+# %% ../../nbs/trading/07b_trials.ipynb #f0968857
 def minute_sharpe(
     pnl, # P&L a minute, (minutes,)
 )->float: # NaN where nothing moves, and with fewer than two minutes
     "Mean over standard deviation (n-1), a minute; not annualised"
     x = np.asarray(pnl, float)
     sd = x.std(ddof=1) if len(x) > 1 else 0.
-    return float(x.mean()/sd) if sd > 0 else math.nan
+    return float(x.mean()/sd) if sd > 1e-9 else math.nan # below, what moves is rounding
 
 # %% ../../nbs/trading/07b_trials.ipynb #8f0aa148
 def line(
