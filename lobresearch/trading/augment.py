@@ -56,7 +56,7 @@ def enough(
             left -= min(n, left)
     return out
 
-# %% ../../nbs/trading/08c_trading_augment.ipynb #99f2dbef
+# %% ../../nbs/trading/08c_trading_augment.ipynb #fe1b9dd9
 def side_by_side(
     real:Market, # What is traded
     x, # (rows, F): what is seen of it
@@ -72,12 +72,13 @@ def side_by_side(
     usable = np.asarray(train, bool) & np.isfinite(x).all(axis=1)
     wanted = int(beginnings(real.segment, usable, length, window).sum())
     require(wanted > 0, f"no stretch of training seconds is long enough for an episode of {length} s.", TooShortError)
-    take = enough(added.segment, np.isfinite(x_added).all(axis=1), wanted, length, window)
+    known = np.isfinite(x_added).all(axis=1)
+    take = enough(added.segment, known, wanted, length, window)
     i = np.concatenate([np.arange(a, b) for a,b in take])
     segment = np.repeat(np.arange(len(take)), [b - a for a,b in take]) + real.segment.max() + 1
     m = Market(np.r_[real.ts, added.ts[i]], np.r_[real.segment, segment], np.concatenate([real.book, added.book[i,:real.book.shape[1]]]),
                np.concatenate([real.tape, added.tape[i]]), np.r_[real.funding, added.funding[i]])
-    return m, np.concatenate([x, x_added[i]]), np.r_[usable, np.ones(len(i), bool)]
+    return m, np.concatenate([x, x_added[i]]), np.r_[usable, known[i]]
 
 # %% ../../nbs/trading/08c_trading_augment.ipynb #1e02d7b2
 def gain(

@@ -110,10 +110,10 @@ def final_forecasts(
     require(not lacks, f"The saved models of {symbol} do not forecast {', '.join(lacks)}.")
     return made[list(columns)]
 
-# %% ../../nbs/trading/08e_sealed.ipynb #c5662f87
+# %% ../../nbs/trading/08e_sealed.ipynb #022a28d8
 def replay(
     root, # Folder that holds artifacts/
-    chosen, # Row of `records.parquet`: kind, key, name, representation, params, account
+    chosen, # Row of `records.parquet`, from `itertuples`: kind, key, name, representation, params, account
     grid:pd.DataFrame, # Grid of its symbol
     market, # The same, from `as_market`
     rows, # bool (rows,): rows to trade

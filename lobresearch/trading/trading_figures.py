@@ -118,7 +118,7 @@ def fig_beside(
     fig.supxlabel("net (bps of the capital a day)", fontsize=8.5)
     return fig, table.drop(columns="hue")
 
-# %% ../../nbs/trading/09_trading_figures.ipynb #df7c6112
+# %% ../../nbs/trading/09_trading_figures.ipynb #275c57c9
 def fig_fee_curve(
     records:dict, # Name to record, made without a fee
     tuned:pd.DataFrame, # name, fee (bps a side), net_day, net_day_lo, net_day_hi: what was made for a fee
@@ -130,6 +130,8 @@ def fig_fee_curve(
     from lobresearch.trading.tear_sheet import fig_fees
     fig, curves = fig_fees(records, marks, colors, **kw)
     ax, color = fig.axes[0], colors or {}
+    ends = pd.concat([curves.net, tuned.net_day])
+    net_axis(ax, float(ends.min()), float(max(ends.max(), curves.high.max() if curves.high.notna().any() else 0)), "y")
     for k,(name,t) in enumerate(tuned.groupby("name", sort=False)):
         x = t.fee.to_numpy(float)*(1 + .02*k) + .012*k # beside each other, not on top
         ax.vlines(x, t.net_day_lo, t.net_day_hi, color=color.get(name, "k"), lw=1.3)

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['STANDS', 'NOT_SHOWN', 'NOT_TESTED', 'SURE', 'candidates', 'called', 'counted', 'tried', 'sharpe_evidence', 'Tests',
            'scenario_tests', 'day_of', 'Evidence', 'reasons', 'verdict', 'num', 'with_interval', 'costs_words',
-           'evidence_words', 'more_than', 'fig_claims']
+           'evidence_words', 'more_than', 'less', 'fold_results', 'fig_claims']
 
 # %% ../../nbs/trading/08f_verdicts.ipynb #5b199ccf
 import math
@@ -211,6 +211,28 @@ def more_than(
     if fails := [n for n,d in asked if math.isfinite(d["lo"]) and d["lo"] <= 0]: return NOT_SHOWN, f"not shown on the {' nor on the '.join(fails)} rows"
     if blind := [n for n,d in asked if not math.isfinite(d["lo"])]: return NOT_TESTED, f"too few minutes among the {' and the '.join(blind)} rows"
     return STANDS, "it does on the test and on the sealed rows"
+
+# %% ../../nbs/trading/08f_verdicts.ipynb #e27c0db3
+def less(
+    a:pd.DataFrame, # Minutes of a record: net, rows; ts a column or the index
+    b:pd.DataFrame, # Of another
+)->pd.DataFrame: # index ts: net (of a less b), rows; a minute that one of them lacks earned it nothing
+    "How much more one record earned than another, minute by minute"
+    x, y = (t.groupby("ts" if "ts" in t else t.index)[["net","rows"]].sum() for t in (a, b))
+    return pd.DataFrame(dict(net=x.net.sub(y.net, fill_value=0.), rows=x.rows.combine(y.rows, np.fmax)))
+
+def fold_results(
+    metrics:dict, # Of the stage that fits anew
+    symbol:str, # Symbol
+    scenario:str, # Scenario
+    kind:str, # rule or agent
+)->dict: # What was fitted anew, in words, to net_day, lo, hi, worst, paths; empty where nothing was
+    "What a policy of a kind earned when it was fitted in other folds"
+    who, out = "a ridge and the rule on its forecast" if kind == "rule" else "an agent on features", {}
+    for scheme,where in (("combinatorial", "in other folds"), ("walk_forward", "walking forward")):
+        have = {k: metrics.get(f"{symbol}.{scenario}.{kind}.{scheme}.{n}") for k,n in dict(net_day="net_day", lo="low", hi="high", worst="worst", paths="paths").items()}
+        if have["net_day"] is not None: out[f"{who}, {where}"] = {k: math.nan if v is None else v for k,v in have.items()}
+    return out
 
 # %% ../../nbs/trading/08f_verdicts.ipynb #3706434b
 _WHERE = {"test": ("o", OKABE_ITO["blue"], "test block"), "sealed": ("D", OKABE_ITO["red"], "sealed rows")}
