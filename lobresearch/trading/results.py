@@ -72,14 +72,18 @@ def matrix(
     "The headline matrix: of each representation in each scenario the seed that validation chose"
     return records[(records.part == "matrix") & records.chosen.astype(bool)]
 
-# %% ../../nbs/trading/08g_results.ipynb #57f4a0a2
+# %% ../../nbs/trading/08g_results.ipynb #7bc1b8b4
 def standing(
     records:pd.DataFrame, # From `records.load_records`
     minutes:pd.DataFrame, # MINUTE, of one symbol and split
     **kw, # Of `daily`
 )->pd.DataFrame: # The rows of the records that have such minutes, with what `daily` says of each
-    "Every record with what it came to"
-    return records.join(daily(minutes, **kw), on="key", how="inner").reset_index(drop=True)
+    "Every record with what it came to; of hindsight the bound itself, which following it in the books misses a little"
+    t = records.join(daily(minutes, **kw), on="key", how="inner").reset_index(drop=True)
+    bound = t.test_bound.notna() if "test_bound" in t else np.zeros(len(t), bool)
+    t.loc[bound, "net_day"] = t.test_bound[bound] if "test_bound" in t else np.nan
+    t.loc[bound, ["net_day_lo","net_day_hi"]] = np.nan
+    return t
 
 # %% ../../nbs/trading/08g_results.ipynb #71b79d67
 def less(

@@ -198,7 +198,7 @@ def null_words(
     if not known: return f"{symbol} holds nothing by construction; its test block is too short to check that."
     return f"{symbol} holds nothing by construction: before costs {n} of {known} records that trade have an interval that excludes zero, where chance alone gives about {number(.05*known, '.0f')} (they trade the same minutes, so these come in bunches)."
 
-# %% ../../nbs/trading/09a_trading_words.ipynb #dd821707
+# %% ../../nbs/trading/09a_trading_words.ipynb #db23eb9a
 def beside_words(
     table:pd.DataFrame, # `results.standing` of one symbol
     scenario:str, # Which
@@ -214,7 +214,7 @@ def beside_words(
     if less is not None and not pd.isna(less[1]):
         out.append(f"It {'earns more than' if less[1] > 0 else 'earns less than' if less[2] < 0 else 'is not told apart from'} the chosen rule: the difference is {number(less[0])} [{number(less[1])}, {number(less[2])}].")
     for k,what in (("hidden", "the same rule on a forecast that knows the simulation's hidden state"), ("hindsight", "someone who knew the future (positions of one unit, costs counted)")):
-        if k in rules and verdict(rules[k]) == "earns" and agent["net_day"] > 0:
+        if k in rules and rules[k]["net_day"] > 0 and not rules[k]["net_day_lo"] <= 0 and agent["net_day"] > 0: # a bound without an interval will do
             out.append(f"That is {number(100*agent['net_day']/rules[k]['net_day'], '.0f')} % of what {what} earns, {number(rules[k]['net_day'])}.")
     return out
 
