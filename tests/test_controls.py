@@ -248,7 +248,7 @@ def test_shown_the_future_an_agent_wins_and_on_shuffled_moves_it_does_not(tmp_pa
     plan = {"future": ["mid"], "shuffled": ["mid"], "churn": ["spread"]}
     items = co.control_items(root, [S], SCENARIOS, plan, {"mid": 12_000, "spread": 6_000}, dict(QUICK, envs=16, batch=128, epochs=4, checkpoints=3), SEED)
     results = []
-    for k, i in enumerate(items):
+    for i in items:
         at = root/"items"/co.item_key(i)
         at.mkdir(parents=True)
         results.append(co.run_control(i, at, root))
