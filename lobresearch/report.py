@@ -87,7 +87,7 @@ def reference(
     (out/"index.md").write_text(f"{head}\n{rows}\n\n```{{toctree}}\n:hidden:\n\n{toc}\n```\n")
 
 # %% ../nbs/04_report.ipynb #f126e958
-_SHOWN = ("numpy","pandas","polars","numba","scipy","statsmodels","scikit-learn","torch","arch","matplotlib","dvc","papermill","nbdev","sphinx","tardis-dev")
+_SHOWN = ("numpy","pandas","polars","numba","scipy","statsmodels","scikit-learn","torch","arch","matplotlib","dvc","papermill","nbdev","gymnasium","stable-baselines3","skfolio","sphinx","tardis-dev")
 
 def appendix(
     folder, # Repository root

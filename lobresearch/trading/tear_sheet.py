@@ -165,7 +165,7 @@ def fig_rolling(
     ax.legend(loc="best", ncols=2)
     return fig, t.assign(hours=x)
 
-# %% ../../nbs/trading/06_tear_sheet.ipynb #806d7559
+# %% ../../nbs/trading/06_tear_sheet.ipynb #918ac962
 def hour_table(
     ledger:pd.DataFrame, # Record
 )->pd.DataFrame: # index day, columns 0 to 23 (UTC): bps an hour traded, NaN where nothing was recorded
@@ -187,7 +187,7 @@ def fig_hours(
     im = ax.imshow(x, cmap="PuOr", vmin=-top, vmax=top, aspect="auto", interpolation="none")
     if len(h) <= 7:
         for (i,j),v in np.ndenumerate(x):
-            if np.isfinite(v): ax.text(j, i, f"{v:.0f}".replace("-", "−"), ha="center", va="center", fontsize=7, color="w" if abs(v) > .65*top else "k")
+            if np.isfinite(v): ax.text(j, i, f"{v:.0f}".replace("-", "−"), ha="center", va="center", fontsize=6, color="w" if abs(v) > .65*top else "k")
     rows = np.arange(0, len(h), -(-len(h)//20))
     ax.set(xlabel="hour of the day (UTC)", xticks=range(0, 24, 2), yticks=rows, yticklabels=[str(h.index[i]) for i in rows])
     for s in ax.spines.values(): s.set_visible(False)
