@@ -7,7 +7,7 @@ __all__ = ['STANDS', 'NOT_SHOWN', 'NOT_TESTED', 'SURE', 'candidates', 'called', 
            'scenario_tests', 'day_of', 'Evidence', 'reasons', 'verdict', 'num', 'with_interval', 'costs_words',
            'evidence_words', 'more_than', 'less', 'fold_results', 'fig_claims']
 
-# %% ../../nbs/trading/08f_verdicts.ipynb #5b199ccf
+# %% ../../nbs/trading/08f_verdicts.ipynb #1455a328
 import math
 from typing import NamedTuple
 import numpy as np
@@ -19,8 +19,9 @@ from ..evidence.overfitting import Cscv, Trials, cscv, deflated_sharpe, moments,
 from ..evidence.superiority import best_of_many, step_down
 from ..plots import OKABE_ITO, size
 from .measures import DAY
+from .rules import RULES
 
-# %% ../../nbs/trading/08f_verdicts.ipynb #5be59c68
+# %% ../../nbs/trading/08f_verdicts.ipynb #83e5d51c
 STANDS, NOT_SHOWN, NOT_TESTED = "stands", "not shown", "not tested"
 SURE = .95 # Deflated Sharpe ratio from which a record counts as more than the best of so many tries
 
@@ -36,7 +37,7 @@ def called(
     r, # Row of the records, a Series
 )->str: # As pages name it
     "A record's name"
-    if r["kind"] != "agent": return f"{r['name']} rule".replace("_", " ")
+    if r["kind"] != "agent": return f"{RULES[r['name']].title if r['name'] in RULES else r['name']} rule"
     more = [str(v) for v,plain in ((r["policy"], "mlp"), (r["reward"], "default")) if v not in (plain, "")]
     return ", ".join([f"agent on {r['representation']}", *more])
 
@@ -103,7 +104,7 @@ def scenario_tests(
     inside = attempt(lambda: model_confidence_set(-test[top], block, n, seed)) if test.shape[1] > 1 else None
     return Tests(m, step, best, halves, inside, " ".join(dict.fromkeys(said)))
 
-# %% ../../nbs/trading/08f_verdicts.ipynb #547826a2
+# %% ../../nbs/trading/08f_verdicts.ipynb #388a264a
 def day_of(
     minutes:pd.DataFrame, # net, rows, of one record
     block:int=15, # Minutes of a bootstrap block
@@ -140,15 +141,15 @@ def verdict(
     sure:float=SURE, # Deflated Sharpe ratio that is asked for
 )->tuple: # (stands, not shown or not tested; why)
     "Does the claim that a record earns something stand?"
-    if not e.moved: return NOT_SHOWN, "it never trades"
+    if not e.moved: return NOT_SHOWN, "It never trades."
     asked = reasons(e, level, sure)
     fails = [q for q,ok in asked if ok is False]
-    if fails: return NOT_SHOWN, "not shown that it " + ", nor that it ".join(fails)
+    if fails: return NOT_SHOWN, "Not that it " + ", nor that it ".join(fails) + "."
     blind = [q for q,ok in asked if ok is None]
-    if blind: return NOT_TESTED, "too few minutes to show that it " + " and ".join(blind)
-    return STANDS, "it " + ", ".join(q for q,_ in asked[:-1]) + f", and {asked[-1][0]}"
+    if blind: return NOT_TESTED, "Too few minutes to show that it " + " and ".join(blind) + "."
+    return STANDS, "It " + ", ".join(q for q,_ in asked[:-1]) + f", and {asked[-1][0]}."
 
-# %% ../../nbs/trading/08f_verdicts.ipynb #23e22b88
+# %% ../../nbs/trading/08f_verdicts.ipynb #31bfa603
 def num(
     x, # Number
     f:str=",.0f", # Format
@@ -193,26 +194,26 @@ def evidence_words(
     t:Tests, # Of its scenario
     key:str, # Of the record
     folds:dict|None=None, # scheme to net_day, lo, hi, worst, paths: what a policy of its kind earned when fitted anew in other folds
-)->str: # Markdown
+)->str: # Markdown, a list
     "All that speaks for and against a record, in sentences"
     out = [f"Test block, {t.minutes} minutes: {with_interval(e.test)} bps of the capital a day."]
     if e.sharpe: out.append(_sharpe_words(e.sharpe))
     if math.isfinite(e.p) and t.step is not None: out.append(f"Judged with all {len(t.step)} records of the scenario against not trading, p = {num(e.p, '.3f')}.")
     out += _choice_words(t, key) + [_fold_words(k, f) for k,f in (folds or {}).items()]
-    return " ".join([*out, f"**Sealed rows**, opened once: {with_interval(e.final)} bps a day."])
+    return "\n".join(f"- {v}" for v in [*out, f"**Sealed rows**, opened once: {with_interval(e.final)} bps a day."])
 
-# %% ../../nbs/trading/08f_verdicts.ipynb #c722c5dc
+# %% ../../nbs/trading/08f_verdicts.ipynb #059deb17
 def more_than(
     test:dict, # From `day_of` of the difference, test block; its interval at the level that is asked for
     final:dict, # The same, sealed rows
 )->tuple: # (stands, not shown or not tested; why)
     "Does the claim that a record earns more than another stand?"
     asked = [("test", test), ("sealed", final)]
-    if fails := [n for n,d in asked if math.isfinite(d["lo"]) and d["lo"] <= 0]: return NOT_SHOWN, f"not shown on the {' nor on the '.join(fails)} rows"
-    if blind := [n for n,d in asked if not math.isfinite(d["lo"])]: return NOT_TESTED, f"too few minutes among the {' and the '.join(blind)} rows"
-    return STANDS, "it does on the test and on the sealed rows"
+    if fails := [n for n,d in asked if math.isfinite(d["lo"]) and d["lo"] <= 0]: return NOT_SHOWN, f"Not on the {' nor on the '.join(fails)} rows."
+    if blind := [n for n,d in asked if not math.isfinite(d["lo"])]: return NOT_TESTED, f"Too few minutes among the {' and the '.join(blind)} rows."
+    return STANDS, "On the test and on the sealed rows."
 
-# %% ../../nbs/trading/08f_verdicts.ipynb #e27c0db3
+# %% ../../nbs/trading/08f_verdicts.ipynb #9b780e87
 def less(
     a:pd.DataFrame, # Minutes of a record: net, rows; ts a column or the index
     b:pd.DataFrame, # Of another
@@ -230,7 +231,8 @@ def fold_results(
     "What a policy of a kind earned when it was fitted in other folds"
     who, out = "a ridge and the rule on its forecast" if kind == "rule" else "an agent on features", {}
     for scheme,where in (("combinatorial", "in other folds"), ("walk_forward", "walking forward")):
-        have = {k: metrics.get(f"{symbol}.{scenario}.{kind}.{scheme}.{n}") for k,n in dict(net_day="net_day", lo="low", hi="high", worst="worst", paths="paths").items()}
+        names = dict(net_day="net_day", lo="low", hi="high", worst="worst", paths="paths")
+        have = {k: metrics.get(f"{symbol}.{scenario}.{kind}.{scheme}.{n}") for k,n in names.items()}
         if have["net_day"] is not None: out[f"{who}, {where}"] = {k: math.nan if v is None else v for k,v in have.items()}
     return out
 
