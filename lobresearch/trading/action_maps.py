@@ -112,7 +112,7 @@ def fig_lines(
     fig.legend(*axs[0,0].get_legend_handles_labels(), loc="outside upper center", ncols=3, title="holds now", title_fontsize=8)
     return fig, table
 
-# %% ../../nbs/trading/09b_action_maps.ipynb #6f92145d
+# %% ../../nbs/trading/09b_action_maps.ipynb #9121ce74
 def action_map(
     agent, # With `act`
     seen, # (rows, window*F)
@@ -125,7 +125,8 @@ def action_map(
     f, (a, b), some = len(names), (list(names).index(k) for k in pair), seen[:rows]
     q = np.linspace(.02, .98, points)
     xs, ys = (np.unique(np.quantile(seen[:,k::f], q)) for k in (a, b))
-    return pd.DataFrame([dict(held=p, x=float(u), y=float(v), wanted=wanted(agent, _set(_set(some, a, u, f), b, v, f), float(p))) for p in HELD for u in xs for v in ys])
+    def ask(p, u, v): return wanted(agent, _set(_set(some, a, u, f), b, v, f), float(p))
+    return pd.DataFrame([dict(held=p, x=float(u), y=float(v), wanted=ask(p, u, v)) for p in HELD for u in xs for v in ys])
 
 def fig_map(
     table:pd.DataFrame, # From `action_map`
@@ -141,5 +142,6 @@ def fig_map(
             at = np.unique(np.linspace(0, len(v) - 1, min(5, len(v))).astype(int))
             axis.set_ticks(at, [f"{v[k]:.1f}".replace("-", "−") for k in at], fontsize=7)
     axs[0].set_ylabel(pair[1])
-    bar = fig.colorbar(im, ax=axs, ticks=[-1, 0, 1], pad=.01, aspect=15); bar.ax.set_yticklabels(["short","flat","long"], fontsize=7.5); bar.set_label("wants", labelpad=-6)
+    bar = fig.colorbar(im, ax=axs, ticks=[-1, 0, 1], pad=.01, aspect=15)
+    bar.ax.set_yticklabels(["short","flat","long"], fontsize=7.5); bar.set_label("wants", labelpad=-6)
     return fig, table

@@ -29,7 +29,7 @@ def read_minutes(
     require(not lacks, f"{path.name} of {symbol} lacks the column {', '.join(lacks)}; make the records anew.", DataError)
     return t[t.split == split].sort_values(["key","ts"], kind="stable", ignore_index=True)
 
-# %% ../../nbs/trading/08g_results.ipynb #fbd08aeb
+# %% ../../nbs/trading/08g_results.ipynb #f68593f7
 DAILY = ("net_day","gross_day","turnover","break_even") # With an interval each
 _per = lambda a, b, by=1.: lambda S: _ratio(S[...,a], S[...,b])*by
 
@@ -42,7 +42,7 @@ def daily(
     n:int=500, # Resamples
     seed:int=0, # Of the resamples, the same for all records
     level:float=.95, # Of the intervals
-)->pd.DataFrame: # index key: DAILY with _lo and _hi (net, gross: bps of the capital a day; turnover: capital a day; break-even: bps a side), parts a day, exposure, seconds
+)->pd.DataFrame: # index key: DAILY with _lo and _hi (bps of the capital a day; times the capital a day; bps a side), parts a day, exposure, seconds
     "What each record came to in a day; no interval where there are too few blocks"
     rows = []
     for key,t in minutes.groupby("key", sort=False):
@@ -121,15 +121,15 @@ def _thirds(x, train, names):
     a, b = np.nanquantile(x[train], [1/3, 2/3])
     return np.where(np.isnan(x), None, np.array(names, object)[(x > a).astype(int) + (x > b)])
 
-# %% ../../nbs/trading/08g_results.ipynb #a0bb33f3
+# %% ../../nbs/trading/08g_results.ipynb #b18c020e
 def by_regime(
     ledger:pd.DataFrame, # Record, index ts
     regime:pd.Series, # Index ts, a name a second: as known at that second's start
     block:int=15, # Minutes of a bootstrap block
     n:int=500, # Resamples
     seed:int=0, # Of the resamples
-)->pd.DataFrame: # index regime: share (of the time), exposure (mean |position|), long (mean position), turnover (capital an hour spent there), net, low, high (bps an hour spent there), earned (bps in all)
-    "What a record did and earned in each regime, per hour spent there"
+)->pd.DataFrame: # index regime: share of the time, exposure (mean |position|), long (mean position), turnover, net, low, high (an hour there), earned (bps in all)
+    "What a record did and earned in each regime, per hour spent there: turnover in times the capital, net in bps of it"
     r = regime.reindex(ledger.index - 1_000_000).to_numpy()
     micro = 60_000_000
     minute_of = pd.Series(-(-ledger.index.to_numpy(np.int64)//micro)).astype("category").cat.codes.to_numpy()

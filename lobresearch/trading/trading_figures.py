@@ -15,9 +15,10 @@ from ..errors import TooShortError, require
 from ..plots import OKABE_ITO, WIDTH
 from . import rules
 
-# %% ../../nbs/trading/09_trading_figures.ipynb #7743e752
+# %% ../../nbs/trading/09_trading_figures.ipynb #d82b3724
 REPRESENTATIONS = ("features","codes","forecasts","hybrid") # What an agent may be shown, in the order of figures and tables
-RULES = {k: rules.RULES[k].title for k in ("forecast","ofi","imbalance","momentum","sma_cross","random","buy_hold","flat","hidden")} | {"hindsight": "hindsight"} # Names, in order
+_order = ("forecast","ofi","imbalance","momentum","sma_cross","random","buy_hold","flat","hidden")
+RULES = {k: rules.RULES[k].title for k in _order} | {"hindsight": "hindsight"} # Names, in the order of figures
 HUES = {"features": OKABE_ITO["blue"], "codes": OKABE_ITO["orange"], "forecasts": OKABE_ITO["green"], "hybrid": OKABE_ITO["red"], "rule": OKABE_ITO["black"],
         "agent": OKABE_ITO["blue"], "hidden": OKABE_ITO["purple"], "hindsight": OKABE_ITO["grey"]}
 POLICIES = {"mlp": "MLP", "tcn": "TCN", "transformer": "Transformer"}
@@ -158,9 +159,9 @@ def fig_latency(
     axs[0,0].set_ylabel("net (bps of the capital a day)")
     return fig, table
 
-# %% ../../nbs/trading/09_trading_figures.ipynb #ced549a8
-_COSTS = {"gross_day": ("gross", "#bbbbbb"), "spread_day": ("spread", OKABE_ITO["orange"]), "impact_day": ("impact", OKABE_ITO["purple"]), "fee_day": ("fee", OKABE_ITO["red"]),
-          "funding_day": ("funding", OKABE_ITO["green"])}
+# %% ../../nbs/trading/09_trading_figures.ipynb #65ee0db1
+_COSTS = {"gross_day": ("gross", "#bbbbbb"), "spread_day": ("spread", OKABE_ITO["orange"]), "impact_day": ("impact", OKABE_ITO["purple"]),
+          "fee_day": ("fee", OKABE_ITO["red"]), "funding_day": ("funding", OKABE_ITO["green"])}
 
 def fig_costs(
     table:pd.DataFrame, # row (its name), gross_day, spread_day, impact_day, fee_day, funding_day, net_day (bps a day): of one symbol
@@ -179,7 +180,7 @@ def fig_costs(
     ax.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=6)
     return fig, table
 
-# %% ../../nbs/trading/09_trading_figures.ipynb #4bf067f6
+# %% ../../nbs/trading/09_trading_figures.ipynb #fac11ed1
 def fig_learning(
     history:pd.DataFrame, # scenario, line (its name), steps, and the columns of `what`; several rows a step (seeds) are averaged
     scenarios, # Columns of panels, in order
@@ -189,11 +190,12 @@ def fig_learning(
 ): # Figure, and what was drawn
     "Curves against training steps, a column a scenario, a row a quantity"
     t = history.groupby(["scenario","line","steps"], sort=False)[list(what)].mean().reset_index()
-    names = list(dict.fromkeys(t.line))
+    names, spare = list(dict.fromkeys(t.line)), list(OKABE_ITO.values())
     fig, axs = plt.subplots(len(what), len(scenarios), figsize=(WIDTH, .7 + 1.3*len(what)), squeeze=False, sharex=True, sharey="row")
     for i,(k,unit) in enumerate(what.items()):
         for j,c in enumerate(scenarios):
-            for n,m in t[t.scenario == c].groupby("line", sort=False): axs[i,j].plot(m.steps/1e3, m[k], color=(hues or HUES).get(n, list(OKABE_ITO.values())[names.index(n)]), marker="o", ms=2, label=n)
+            for n,m in t[t.scenario == c].groupby("line", sort=False):
+                axs[i,j].plot(m.steps/1e3, m[k], color=(hues or HUES).get(n, spare[names.index(n) % len(spare)]), marker="o", ms=2, label=n)
             axs[i,j].axhline(0, color="k", lw=.5)
             if i == 0: axs[i,j].set_title(c, fontsize=8)
         axs[i,0].set_ylabel(unit, fontsize=7.5)
@@ -203,9 +205,9 @@ def fig_learning(
     fig.legend(handles=handles.values(), loc="outside upper center", ncols=max(len(handles), 1))
     return fig, t
 
-def _wide(ax, values, linear): net_axis(ax, float(np.nanmin(values)), float(np.nanmax(values)), "y", linear)
+def _wide(ax, values, linear, which="y"): net_axis(ax, float(np.nanmin(values)), float(np.nanmax(values)), which, linear)
 
-# %% ../../nbs/trading/09_trading_figures.ipynb #05f9e052
+# %% ../../nbs/trading/09_trading_figures.ipynb #1c7eb65a
 def fig_dots(
     table:pd.DataFrame, # row, and for each panel value, value_lo, value_hi; reference (drawn in black)
     panels:dict, # Column to label with unit
@@ -221,11 +223,11 @@ def fig_dots(
             if f"{k}_lo" in r: ax.hlines(y, r[f"{k}_lo"], r[f"{k}_hi"], color=hue, lw=1.4)
             ax.plot(r[k], y, "o", color=hue, ms=4)
         ax.set_xlabel(unit, fontsize=8); ax.axvline(0, color="k", lw=.6, zorder=0); ax.tick_params(axis="y", length=0)
-        if k in (wide or {}): net_axis(ax, float(np.nanmin(table[[k, *(c for c in (f"{k}_lo",) if c in table)]])), float(np.nanmax(table[[k, *(c for c in (f"{k}_hi",) if c in table)]])), "x", wide[k])
+        if k in (wide or {}): _wide(ax, table[[c for c in (k, f"{k}_lo", f"{k}_hi") if c in table]], wide[k], "x")
     axs[0,0].set_yticks(range(len(table)), table["row"]); axs[0,0].set_ylim(len(table) - .5, -.5)
     return fig, table
 
-# %% ../../nbs/trading/09_trading_figures.ipynb #b7d558c2
+# %% ../../nbs/trading/09_trading_figures.ipynb #faf8b0f4
 def fig_regimes(
     table:pd.DataFrame, # group (what the regimes are of), regime, name (rule or agent), exposure, long, turnover, net, low, high (bps an hour)
     hues:dict, # Name to colour
@@ -233,7 +235,8 @@ def fig_regimes(
     "How much is held, which way, how much is traded and what is earned, in each regime"
     rows = list(dict.fromkeys(zip(table.group, table.regime)))
     require(len(rows) > 0, "There is no regime to draw.", TooShortError)
-    panels = {"exposure": "share of a full\nposition held", "long": "mean position", "turnover": "turnover (times the\ncapital an hour there)", "net": "net (bps an\nhour there)"}
+    panels = {"exposure": "share of a full\nposition held", "long": "mean position", "turnover": "turnover (times the\ncapital an hour there)",
+              "net": "net (bps an\nhour there)"}
     fig, axs = plt.subplots(1, 4, figsize=(WIDTH, .9 + .2*len(rows)), sharey=True)
     names = list(dict.fromkeys(table.name))
     for ax,(k,unit) in zip(axs, panels.items()):

@@ -91,7 +91,7 @@ def earned(
 
 def _less(r): return dict(net_day=-r["net_day"], net_day_lo=-r["net_day_hi"], net_day_hi=-r["net_day_lo"])
 
-# %% ../../nbs/trading/09a_trading_words.ipynb #b8d5d570
+# %% ../../nbs/trading/09a_trading_words.ipynb #789faab3
 def _best(t, scenario):
     "The rule and the agent that validation chose in a scenario, as far as there are"
     m = t[(t.scenario == scenario) & t.best.astype(bool)]
@@ -106,10 +106,13 @@ def earns_words(
     chosen = [(s, r) for s in costly for r in _best(table, s)]
     if not chosen: return ["No record was made in a scenario with costs."]
     good, short = [(s, r) for s,r in chosen if verdict(r) == "earns"], [r for _,r in chosen if verdict(r) == "short"]
-    if short: out = [f"**The test block is too short to say whether anything earns**: {number(short[0]['seconds'], ',.0f')} seconds give no interval."]
-    elif good: out = [f"**Something is left after costs** in {listed(dict.fromkeys(f'“{s}”' for s,_ in good))}, {len(good)} of {len(chosen)} chosen records: " + "; ".join(f"in “{s}” {earned(r)}" for s,r in good) + "."]
-    else: out = [f"**Nothing earns after costs**: of the {len(chosen)} rules and agents that validation chose in the {len(costly)} scenarios with costs, none has an interval above zero on test."]
-    return out + ([] if short else ["Each interval is for one record by itself; whether any stands when all are judged at once is said on the last page."])
+    if short: return [f"**The test block is too short to say whether anything earns**: {number(short[0]['seconds'], ',.0f')} seconds give no interval."]
+    if good:
+        said = "; ".join(f"in “{s}” {earned(r)}" for s,r in good)
+        out = f"**Something is left after costs** in {len(good)} of {len(chosen)} chosen records: {said}."
+    else: out = (f"**Nothing earns after costs**: of the {len(chosen)} rules and agents that validation chose in the {len(costly)} scenarios with costs, "
+                 "none has an interval above zero on test.")
+    return [out, "Each interval is for one record by itself; whether any stands when all are judged at once is said on the last page."]
 
 # %% ../../nbs/trading/09a_trading_words.ipynb #d5e9a4a9
 def answer_table(
@@ -151,7 +154,7 @@ def _venue(traded, scenarios):
     if top >= ask: return f" The lowest fee in the study is {ask:g} bps."
     return f" The lowest fee in the study is {ask:g} bps" + (", above every interval." if known and max(known) < ask else ".")
 
-# %% ../../nbs/trading/09a_trading_words.ipynb #3e0ce077
+# %% ../../nbs/trading/09a_trading_words.ipynb #02f66ff6
 def matrix_words(
     table:pd.DataFrame, # `results.standing` of one symbol
     scenarios:dict, # Name to account
@@ -161,20 +164,22 @@ def matrix_words(
     if not len(m): return ["No agent was trained."]
     m, costly = m.assign(verdict=[verdict(r) for r in m.to_dict("records")]), [s for s,a in scenarios.items() if costs_something(a)]
     paid = m[m.scenario.isin(costly)]
-    out = [f"{len(m)} agents, {m.representation.nunique()} representations in {m.scenario.nunique()} scenarios: {_count(m)}; of the {len(paid)} that pay costs, {_count(paid)}."]
+    out = [f"{len(m)} agents, {m.representation.nunique()} representations in {m.scenario.nunique()} scenarios: {_count(m)}; "
+           f"of the {len(paid)} that pay costs, {_count(paid)}."]
     for s,a in scenarios.items():
         if costs_something(a) or not (m.scenario == s).any(): continue
         line = m[m.scenario == s].sort_values("net_day", ascending=False, kind="stable")
         out.append(f"In “{s}”, by what it is shown: " + ", ".join(f"{r['representation']} {between(r, 'net_day')}" for r in line.to_dict("records")) + " bps a day.")
     turnover = m.groupby("scenario").turnover.median().reindex([s for s in scenarios if (m.scenario == s).any()])
-    return out + ["What costs do to trading: the median agent turns its capital over " + ", ".join(f"{number(v)} times a day in “{s}”" for s,v in turnover.items()) + "."]
+    said = ", ".join(f"{number(v)} times a day in “{s}”" for s,v in turnover.items())
+    return out + [f"What costs do to trading: the median agent turns its capital over {said}."]
 
 def _count(m):
     n = m.verdict.value_counts()
-    said = [f"{n[k]} {w}" for k,w in (("earns", "earn"), ("loses", "lose"), ("nothing", "cannot be told apart from nothing"), ("idle", "never trade"), ("short", "cannot be judged")) if k in n]
-    return listed(said)
+    many = {"earns": "earn", "loses": "lose", "nothing": "cannot be told apart from nothing", "idle": "never trade", "short": "cannot be judged"}
+    return listed(f"{n[k]} {w}" for k,w in many.items() if k in n)
 
-# %% ../../nbs/trading/09a_trading_words.ipynb #ecd17624
+# %% ../../nbs/trading/09a_trading_words.ipynb #9c966953
 def seed_words(
     table:pd.DataFrame, # index (representation, scenario): count, min, max of the net result a day
     scenarios, # In order
@@ -196,9 +201,10 @@ def null_words(
     t = table[(table.turnover > 0) & (table.kind != "bound")].drop_duplicates("key")
     n, known = int((t.gross_day_lo > 0).sum() + (t.gross_day_hi < 0).sum()), int(t.gross_day_lo.notna().sum())
     if not known: return f"{symbol} holds nothing by construction; its test block is too short to check that."
-    return f"{symbol} holds nothing by construction: before costs {n} of {known} records that trade have an interval that excludes zero, where chance alone gives about {number(.05*known, '.0f')} (they trade the same minutes, so these come in bunches)."
+    return (f"{symbol} holds nothing by construction: before costs {n} of {known} records that trade have an interval that excludes zero, "
+            f"where chance alone gives about {number(.05*known, '.0f')} (they trade the same minutes, so these come in bunches).")
 
-# %% ../../nbs/trading/09a_trading_words.ipynb #db23eb9a
+# %% ../../nbs/trading/09a_trading_words.ipynb #e6f12ca3
 def beside_words(
     table:pd.DataFrame, # `results.standing` of one symbol
     scenario:str, # Which
@@ -212,13 +218,14 @@ def beside_words(
     simple = [f"{RULES[k]} {between(rules[k], 'net_day')}" for k in ("forecast","ofi","momentum") if k in rules]
     out = [f"In “{scenario}” {who(agent)} comes to {between(agent, 'net_day')} bps a day" + (f"; {', '.join(simple)}." if simple else ".")]
     if less is not None and not pd.isna(less[1]):
-        out.append(f"It {'earns more than' if less[1] > 0 else 'earns less than' if less[2] < 0 else 'is not told apart from'} the chosen rule: the difference is {number(less[0])} [{number(less[1])}, {number(less[2])}].")
-    for k,what in (("hidden", "the same rule on a forecast that knows the simulation's hidden state"), ("hindsight", "someone who knew the future (positions of one unit, costs counted)")):
+        how = "earns more than" if less[1] > 0 else "earns less than" if less[2] < 0 else "is not told apart from"
+        out.append(f"It {how} the chosen rule: the difference is {number(less[0])} [{number(less[1])}, {number(less[2])}].")
+    for k,what in (("hidden", "a rule on a forecast that knows the simulation's hidden state"), ("hindsight", "someone who knew the future could have had at these costs")):
         if k in rules and rules[k]["net_day"] > 0 and not rules[k]["net_day_lo"] <= 0 and agent["net_day"] > 0: # a bound without an interval will do
-            out.append(f"That is {number(100*agent['net_day']/rules[k]['net_day'], '.0f')} % of what {what} earns, {number(rules[k]['net_day'])}.")
+            out.append(f"That is {number(100*agent['net_day']/rules[k]['net_day'], '.0f')} % of what {what}{' earns' if k == 'hidden' else ''}, {number(rules[k]['net_day'])}.")
     return out
 
-# %% ../../nbs/trading/09a_trading_words.ipynb #fcbb298e
+# %% ../../nbs/trading/09a_trading_words.ipynb #921bdc2a
 def doubt_words(
     minutes:int, # On test
     block:int, # Minutes of a bootstrap block
@@ -228,21 +235,28 @@ def doubt_words(
     simulated:bool=False, # Whether the recordings are simulations
 )->list: # Sentences
     "What these pages cannot know"
-    out = [f"The test block has {minutes:,} minutes, {minutes//block} blocks of {block}. Intervals come from {n} resamples of such blocks; with so few they are rough, and a slow drift of the market longer than a block is not in them.",
-           f"Each interval is for one record by itself. {records:,} records were made; the shown ones were chosen on validation, and whether the choice itself was luck is the business of the last page."]
+    out = [f"The test block has {minutes:,} minutes, {minutes//block} blocks of {block}. Intervals come from {n} resamples of such blocks. "
+           "With so few they are rough, and a drift of the market that outlasts a block is not in them.",
+           f"Each interval is for one record by itself. {records:,} records were made, and the shown ones were chosen on validation; "
+           "whether the choice itself was luck is the business of the last page."]
     if "codes" in representations or "hybrid" in representations:
-        out.append("Codes of training seconds come from a codebook fitted to those same seconds, so on training rows an agent saw them better than it ever will again; on validation and test rows they are out of sample.")
-    out.append("Nothing here moves the market: orders take what the book shows and the book does not answer. The capital is half of what stands at the best quotes of a median second, so that this is a fair thing to assume; ten times the capital would not earn ten times as much.")
-    out.append("Resting orders fill by a rule that errs on the safe side (queue ahead counted down by trades alone); what a real queue does needs the event feed.")
-    if simulated: out.append("All of it is simulated: the exchange is the embedded one, and what an agent finds there it finds in a market that was built to hold something, or nothing.")
-    return out
+        out.append("Codes of training seconds come from a codebook fitted to those same seconds, so on training rows an agent saw them better than "
+                   "it ever will again; on validation and test rows they are out of sample.")
+    return out + _market_doubts() + (["All of it is simulated: what an agent finds there was put there, or is chance."] if simulated else [])
 
-# %% ../../nbs/trading/09a_trading_words.ipynb #0e2804f2
-MEASURES = {"gross_day": "gross", "net_day": "net", "sharpe": "Sharpe ratio", "sortino": "Sortino ratio", "calmar": "Calmar ratio", "drawdown": "largest drawdown", "var": "value at risk, 95 %",
-            "shortfall": "expected shortfall, 95 %", "information": "information ratio", "turnover": "turnover", "exposure": "exposure", "inside": "in the market", "long": "net position",
-            "break_even": "break-even fee", "trades_day": "trades", "hit_rate": "hit rate", "profit_factor": "profit factor", "average_trade": "average trade", "holding": "holding time"} # As tables call them
+def _market_doubts():
+    return ["Nothing here moves the market: orders take what the book shows, and the book does not answer. The capital is half of what stands at the best "
+            "quotes of a median second, which makes that fair to assume; ten times the capital would not earn ten times as much.",
+            "Resting orders fill by a rule that errs on the safe side: the queue ahead is counted down by trades and by what the book shows is left. "
+            "What a real queue does needs the event feed."]
 
-# %% ../../nbs/trading/09a_trading_words.ipynb #20d5db46
+# %% ../../nbs/trading/09a_trading_words.ipynb #c95fbe56
+MEASURES = {"gross_day": "gross", "net_day": "net", "sharpe": "Sharpe ratio", "sortino": "Sortino ratio", "calmar": "Calmar ratio", # As tables call them
+            "drawdown": "largest drawdown", "var": "value at risk, 95 %", "shortfall": "expected shortfall, 95 %", "information": "information ratio",
+            "turnover": "turnover", "exposure": "exposure", "inside": "in the market", "long": "net position", "break_even": "break-even fee",
+            "trades_day": "trades", "hit_rate": "hit rate", "profit_factor": "profit factor", "average_trade": "average trade", "holding": "holding time"}
+
+# %% ../../nbs/trading/09a_trading_words.ipynb #a41f3c51
 def learning_words(
     history:pd.DataFrame, # key, steps, valid_net, scenario, representation: of agents of the matrix
     scenarios, # In order
@@ -254,8 +268,8 @@ def learning_words(
         if not len(h): continue
         ends = h.sort_values("steps", kind="stable").groupby("key").agg(first=("valid_net", "first"), last=("valid_net", "last"), best=("valid_net", "max"))
         at = h.loc[h.groupby("key").valid_net.idxmax()].steps
-        out.append(f"“{s}”: {int((ends.best > ends['first']).sum())} of {len(ends)} agents ended better on validation than at their first checkpoint; the median one went from {number(ends['first'].median())} to {number(ends.best.median())} bps a day, "
-                   f"its best checkpoint after {number(at.median(), ',.0f')} steps.")
+        out.append(f"“{s}”: {int((ends.best > ends['first']).sum())} of {len(ends)} agents got better on validation after their first checkpoint; the median one went "
+                   f"from {number(ends['first'].median())} to {number(ends.best.median())} bps a day, its best checkpoint after {number(at.median(), ',.0f')} steps.")
     return out
 
 def hack_words(
@@ -265,4 +279,5 @@ def hack_words(
     "Which rewards can be earned while money is lost"
     bad = table[table.hacked > least]
     if not len(bad): return [f"No reward was positive in more than {100*least:.0f} % of the episodes in which money was lost."]
-    return [f"**Positive reward, negative P&L**: {listed(f'{r.row} in {100*r.hacked:.0f} % of its test episodes' for r in bad.itertuples())}. What such an agent was paid for is not what its owner wants."]
+    said = listed(f"{r.row} in {100*r.hacked:.0f} % of its test episodes" for r in bad.itertuples())
+    return [f"**Positive reward, negative P&L**: {said}. What such an agent was paid for is not what its owner wants."]

@@ -110,7 +110,7 @@ def agent_pieces(grid, market, role, group, account, settings, seed, tell=None):
     agent = fit_agent(market, x, train, role == "valid", seed, account, settings, tell)
     return pieces(lambda rows: path(agent, market, x, rows, account), role, group), agent
 
-# %% ../../nbs/trading/08d_validation.ipynb #3c079b57
+# %% ../../nbs/trading/08d_validation.ipynb #7787e2b4
 def make_items(
     root, # Folder that holds artifacts/
     symbols, # Symbols
@@ -146,7 +146,7 @@ def code_fingerprint()->str:
     "Hash of the modules that the pieces depend on"
     import importlib
     from lobresearch.forecast.items import fingerprint
-    trading = ("accounting","environment","rewards","observations","adapters","policies","agents","rollouts","rules","measures","validation")
+    trading = ("accounting","environment","rewards","observations","adapters","policies","ppo","agent","agents","rollouts","rules","measures","validation")
     names = ("data.grid","market.features","market.labels","market.folds","forecast.baselines", *(f"trading.{n}" for n in trading))
     return fingerprint(*(importlib.import_module(f"lobresearch.{n}").__file__ for n in names))
 
