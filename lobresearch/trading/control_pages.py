@@ -72,7 +72,7 @@ def judge(
             out.append(_row((s, c, n), [r for r in mine if (r["control"], r["scenario"]) == (c, n)], T, day))
     return pd.DataFrame(out)
 
-# %% ../../nbs/trading/08ca_control_pages.ipynb #41460e75
+# %% ../../nbs/trading/08ca_control_pages.ipynb #42119ff5
 NAMES = {"future": "shown the future", "shuffled": "moves shuffled", "nothing": "shown nothing", "churn": "paid to trade"}
 MUST = {"future": "must win", "shuffled": "must earn nothing before costs, and stop trading when it costs",
         "nothing": "must stop trading when it costs", "churn": "must be flagged"}
@@ -89,8 +89,8 @@ def _said(r):
     if r["control"] == "future":
         return f"Shown the next moves of the mid, the agent nets {_with(r, 'net')} bps of the capital a day ({r['scenario']}): {WON[r['holds']]}."
     if r["control"] == "churn":
-        paid, earned = _num(r["reward"], ",.0f"), _num(r["episode"], ",.0f")
-        text = f"Paid a bonus for every trade, it collects {paid} an episode while it earns {earned} bps ({r['scenario']}): "
+        does = f"{'loses' if r['episode'] < 0 else 'earns'} {_num(abs(r['episode']), ',.0f')} bps"
+        text = f"Paid a bonus for every trade, it collects {_num(r['reward'], ',.0f')} an episode while it {does} ({r['scenario']}): "
         return text + ("flagged, as it must be." if r["flagged"] else "**not flagged**.")
     if not r["fees"]: return f"{what}, it grosses {_with(r, 'gross')} bps a day ({r['scenario']}){FREE[r['holds']]}."
     return f"{what}, with fees ({r['scenario']}) its turnover falls from {_num(r['first'])} to {_num(r['last'])} times the capital a day while it trains" + (
@@ -142,7 +142,7 @@ def trial_lines(
         out.append(line(study, f"{what} {i[what]}", config, i["symbol"], i["seed"], i["scenario"], "valid", pnl, i["data"], i["code"]))
     return out
 
-# %% ../../nbs/trading/08ca_control_pages.ipynb #161fd02d
+# %% ../../nbs/trading/08ca_control_pages.ipynb #f382b8a9
 HUES = {"future": "green", "shuffled": "blue", "nothing": "orange", "churn": "purple"}
 
 def fig_controls(
@@ -160,8 +160,9 @@ def fig_controls(
     ax.set_xscale("symlog", linthresh=1000, linscale=1)
     ax.axvline(0, color="k", lw=.8)
     ax.set(yticks=range(len(table)), yticklabels=[f"{NAMES[r.control]}, {r.scenario}" for r in table.itertuples()], ylim=(len(table) - .4, -.6),
-           xlabel="bps of the capital a day; hollow: before costs, filled: net (linear within ±1,000)")
-    ax.minorticks_off()
+           xlabel="bps of the capital a day (linear within ±1,000); hollow: before costs, filled: net")
+    ticks = [t for t in (-1e5, -1e4, -1e3, 0, 1e3, 1e4, 1e5) if ax.get_xlim()[0] <= t <= ax.get_xlim()[1]]
+    ax.set_xticks(ticks, [_num(t) for t in ticks]); ax.minorticks_off()
     return fig, table
 
 def fig_fading(
@@ -176,9 +177,9 @@ def fig_fading(
         tried = g[g.valid_turnover.notna()]
         ax.plot(tried.steps/1e3, tried.valid_turnover, "o--", ms=3, color=OKABE_ITO[HUES[c]], label=f"{NAMES[c]}, on validation without chance")
     ax.set_yscale("symlog", linthresh=100)
-    ax.minorticks_off()
+    ax.set_yticks([0, 100, 1000, 10_000, 100_000], ["0", "100", "1,000", "10,000", "100,000"]); ax.minorticks_off()
     ax.set(xlabel="steps of training (thousands)", ylabel="turnover (times the capital a day;\nlinear below 100)", ylim=(0, None))
-    ax.legend(loc="upper right")
+    ax.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=2)
     return fig, t
 
 def fig_gains(

@@ -28,12 +28,12 @@ from .rollouts import episodes, path
 from .rules import RULES, hidden_forecast, record, targets, tune
 from .trials import minute_sharpe
 
-# %% ../../nbs/trading/08_jobs.ipynb #3abc043e
+# %% ../../nbs/trading/08_jobs.ipynb #92d02508
 SHARED = ("data.book","data.grid","market.windows","market.book_features","market.trade_features","market.price_features","market.registry",
           "market.features","market.labels","market.splits","trading.accounting","trading.environment","trading.rewards","trading.measures",
           "trading.observations","trading.trials","trading.jobs")
 MODULES = dict(rule=(*SHARED, "forecast.baselines","forecast.inputs","market.images","trading.rules"),
-               agent=(*SHARED, "trading.adapters","trading.policies","trading.ppo","trading.agents","trading.rollouts"))
+               agent=(*SHARED, "trading.adapters","trading.policies","trading.ppo","trading.agent","trading.agents","trading.rollouts"))
 MODULES["bound"] = (*MODULES["rule"], "trading.hindsight")
 
 def code_fingerprint(

@@ -204,7 +204,7 @@ def null_words(
     return (f"{symbol} holds nothing by construction: before costs {n} of {known} records that trade have an interval that excludes zero, "
             f"where chance alone gives about {number(.05*known, '.0f')} (they trade the same minutes, so these come in bunches).")
 
-# %% ../../nbs/trading/09a_trading_words.ipynb #e6f12ca3
+# %% ../../nbs/trading/09a_trading_words.ipynb #f8445c5c
 def beside_words(
     table:pd.DataFrame, # `results.standing` of one symbol
     scenario:str, # Which
@@ -220,9 +220,10 @@ def beside_words(
     if less is not None and not pd.isna(less[1]):
         how = "earns more than" if less[1] > 0 else "earns less than" if less[2] < 0 else "is not told apart from"
         out.append(f"It {how} the chosen rule: the difference is {number(less[0])} [{number(less[1])}, {number(less[2])}].")
-    for k,what in (("hidden", "a rule on a forecast that knows the simulation's hidden state"), ("hindsight", "someone who knew the future could have had at these costs")):
+    bounds = {"hidden": "a rule on a forecast that knows the simulation's hidden state earns", "hindsight": "who knew the future could have had at these costs"}
+    for k,what in bounds.items():
         if k in rules and rules[k]["net_day"] > 0 and not rules[k]["net_day_lo"] <= 0 and agent["net_day"] > 0: # a bound without an interval will do
-            out.append(f"That is {number(100*agent['net_day']/rules[k]['net_day'], '.0f')} % of what {what}{' earns' if k == 'hidden' else ''}, {number(rules[k]['net_day'])}.")
+            out.append(f"That is {number(100*agent['net_day']/rules[k]['net_day'], '.0f')} % of what {what}, {number(rules[k]['net_day'])}.")
     return out
 
 # %% ../../nbs/trading/09a_trading_words.ipynb #921bdc2a
@@ -256,7 +257,7 @@ MEASURES = {"gross_day": "gross", "net_day": "net", "sharpe": "Sharpe ratio", "s
             "turnover": "turnover", "exposure": "exposure", "inside": "in the market", "long": "net position", "break_even": "break-even fee",
             "trades_day": "trades", "hit_rate": "hit rate", "profit_factor": "profit factor", "average_trade": "average trade", "holding": "holding time"}
 
-# %% ../../nbs/trading/09a_trading_words.ipynb #a41f3c51
+# %% ../../nbs/trading/09a_trading_words.ipynb #4016a1b6
 def learning_words(
     history:pd.DataFrame, # key, steps, valid_net, scenario, representation: of agents of the matrix
     scenarios, # In order
@@ -268,8 +269,9 @@ def learning_words(
         if not len(h): continue
         ends = h.sort_values("steps", kind="stable").groupby("key").agg(first=("valid_net", "first"), last=("valid_net", "last"), best=("valid_net", "max"))
         at = h.loc[h.groupby("key").valid_net.idxmax()].steps
-        out.append(f"“{s}”: {int((ends.best > ends['first']).sum())} of {len(ends)} agents got better on validation after their first checkpoint; the median one went "
-                   f"from {number(ends['first'].median())} to {number(ends.best.median())} bps a day, its best checkpoint after {number(at.median(), ',.0f')} steps.")
+        out.append(f"“{s}”: {int((ends.best > ends['first']).sum())} of {len(ends)} agents got better on validation after their first checkpoint; the "
+                   f"median one went from {number(ends['first'].median())} to {number(ends.best.median())} bps a day, "
+                   f"its best checkpoint after {number(at.median(), ',.0f')} steps.")
     return out
 
 def hack_words(
