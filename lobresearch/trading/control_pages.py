@@ -142,7 +142,7 @@ def trial_lines(
         out.append(line(study, f"{what} {i[what]}", config, i["symbol"], i["seed"], i["scenario"], "valid", pnl, i["data"], i["code"]))
     return out
 
-# %% ../../nbs/trading/08ca_control_pages.ipynb #f382b8a9
+# %% ../../nbs/trading/08ca_control_pages.ipynb #df890c1a
 HUES = {"future": "green", "shuffled": "blue", "nothing": "orange", "churn": "purple"}
 
 def fig_controls(
@@ -212,8 +212,7 @@ def fig_arms(
     for a, g in t.groupby("arm", sort=False):
         ax.plot(g.steps/1e3, g["mean"], color=color(a), label=names[a])
         ax.fill_between(g.steps/1e3, g["min"], g["max"], color=color(a), alpha=.12, lw=0)
-    ax.set(xlabel="steps of training (thousands)", ylabel=f"net on real validation episodes\n({unit})")
-    ax.axhline(0, color="k", lw=.8)
+    ax.set(xlabel="steps of training (thousands)", ylabel=f"net on real validation rows\n({unit})")
     ax.legend(loc="lower right")
     return fig, t
 

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['VERDICTS', 'MEASURES', 'number', 'between', 'listed', 'scenario_words', 'costs_something', 'scenarios_words',
-           'verdict', 'who', 'earned', 'earns_words', 'answer_table', 'even_words', 'matrix_words', 'seed_words',
-           'null_words', 'beside_words', 'doubt_words', 'learning_words', 'hack_words']
+           'verdict', 'who', 'earned', 'earns_words', 'chance_words', 'answer_table', 'even_words', 'matrix_words',
+           'seed_words', 'null_words', 'beside_words', 'doubt_words', 'learning_words', 'hack_words']
 
 # %% ../../nbs/trading/09a_trading_words.ipynb #eca3773d
 import numpy as np
@@ -113,6 +113,22 @@ def earns_words(
     else: out = (f"**Nothing earns after costs**: of the {len(chosen)} rules and agents that validation chose in the {len(costly)} scenarios with costs, "
                  "none has an interval above zero on test.")
     return [out, "Each interval is for one record by itself; whether any stands when all are judged at once is said on the last page."]
+
+# %% ../../nbs/trading/09a_trading_words.ipynb #1fdac8ab
+def chance_words(
+    table:pd.DataFrame, # `results.standing` of one symbol
+    over:dict, # (scenario, key) to what that record earned more than trading by lot: (difference, lo, hi)
+)->list: # Sentences
+    "Where chance earns too, what a record earns beyond it"
+    out = []
+    lot = table[(table.name == "random") & (table.kind == "rule")].drop_duplicates("scenario")
+    for r in lot.to_dict("records"):
+        mine = [(x, over[r["scenario"], x["key"]]) for x in _best(table, r["scenario"]) if verdict(x) == "earns" and (r["scenario"], x["key"]) in over]
+        if verdict(r) != "earns" or not mine: continue
+        said = listed(f"{who(x)} {number(d)} [{number(lo)}, {number(hi)}]" for x,(d,lo,hi) in mine)
+        out.append(f"**But in “{r['scenario']}” trading by lot earns too**, {between(r, 'net_day')} bps a day: it is paid for being filled, "
+                   f"not for what it knows. More than that earned: {said}.")
+    return out
 
 # %% ../../nbs/trading/09a_trading_words.ipynb #d5e9a4a9
 def answer_table(
