@@ -1,11 +1,13 @@
 "Controls of the trading chapter: moves in another order, accounts to the last unit, intervals that hold together, added markets, planted rewards."
 import json
 import math
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 from helpers_trading import announced, market
+from house import closure
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from lobresearch.data.grid import write_grid
@@ -16,6 +18,7 @@ from lobresearch.synthetic.bars import bootstrap_market
 from lobresearch.trading import augment as au, control_pages as pg, controls as co
 from lobresearch.trading.accounting import as_market, follow
 from lobresearch.trading.environment import Environment, play, tiles
+from lobresearch.trading.jobs import MODULES
 from lobresearch.trading.measures import per_period
 from lobresearch.trading.rules import record
 
@@ -260,6 +263,14 @@ def test_shown_the_future_an_agent_wins_and_on_shuffled_moves_it_does_not(tmp_pa
     assert [l["model"] for l in lines] == ["control churn"] and lines[0]["split"] == "valid"
     assert len(co.histories_of(items, results)) == sum(len(r["history"]) for r in results)
     assert not pg.holds(dict(T.loc["future"].to_dict(), control="future", net_lo=-1.))
+
+
+def test_a_change_of_a_module_that_trains_makes_controls_and_arms_run_again():
+    covered = {f"lobresearch/{m.replace('.', '/')}.py" for m in (*MODULES["agent"], "trading.controls", "trading.augment")}
+    for module in (co, au):
+        used = {f for f in closure(Path(module.__file__).read_text(), "lobresearch.trading") if f.startswith("lobresearch/trading/")}
+        rest = {f"lobresearch/trading/{n}.py" for n in ("rules", "hindsight", "trials")} # come along with the jobs, whose list of modules is read
+        assert used - covered <= rest, used - covered - rest
 
 
 def test_wrong_plans_are_refused_in_a_sentence(tmp_path):
