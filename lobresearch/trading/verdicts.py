@@ -104,7 +104,7 @@ def scenario_tests(
     inside = attempt(lambda: model_confidence_set(-test[top], block, n, seed)) if test.shape[1] > 1 else None
     return Tests(m, step, best, halves, inside, " ".join(dict.fromkeys(said)))
 
-# %% ../../nbs/trading/08f_verdicts.ipynb #388a264a
+# %% ../../nbs/trading/08f_verdicts.ipynb #0c67be38
 def day_of(
     minutes:pd.DataFrame, # net, rows, of one record
     block:int=15, # Minutes of a bootstrap block
@@ -123,6 +123,7 @@ class Evidence(NamedTuple):
     sharpe:dict    # From `sharpe_evidence`, test block
     p:float        # Adjusted p-value of the stepwise test
     moved:bool     # Whether it traded at all in the test block
+    random:dict|None=None # From `day_of` of the difference to trading at random, test block; None where that was not followed
 
 def reasons(
     e:Evidence, # Of a record
@@ -132,6 +133,7 @@ def reasons(
     "What a record of trading has to show"
     def known(x, ok): return None if x is None or not math.isfinite(x) else bool(ok)
     return [("earns more than nothing when all records are judged at once", known(e.p, e.p <= 1 - level + 1e-9 and e.test["net_day"] > 0)),
+            *([("earns more than trading at random does", known(e.random["lo"], e.random["lo"] > 0))] if e.random else []),
             ("is more than the best of so many tries without skill", known(e.sharpe.get("noise", math.nan), e.sharpe.get("noise", 0) >= sure)),
             ("earns on the sealed rows too", known(e.final["lo"], e.final["lo"] > 0))]
 
@@ -149,7 +151,7 @@ def verdict(
     if blind: return NOT_TESTED, "Too few minutes to show that it " + " and ".join(blind) + "."
     return STANDS, "It " + ", ".join(q for q,_ in asked[:-1]) + f", and {asked[-1][0]}."
 
-# %% ../../nbs/trading/08f_verdicts.ipynb #31bfa603
+# %% ../../nbs/trading/08f_verdicts.ipynb #18177212
 def num(
     x, # Number
     f:str=",.0f", # Format
@@ -199,6 +201,7 @@ def evidence_words(
     out = [f"Test block, {t.minutes} minutes: {with_interval(e.test)} bps of the capital a day."]
     if e.sharpe: out.append(_sharpe_words(e.sharpe))
     if math.isfinite(e.p) and t.step is not None: out.append(f"Judged with all {len(t.step)} records of the scenario against not trading, p = {num(e.p, '.3f')}.")
+    if e.random: out.append(f"It earns {with_interval(e.random)} bps a day more than trading at random does under the same costs.")
     out += _choice_words(t, key) + [_fold_words(k, f) for k,f in (folds or {}).items()]
     return "\n".join(f"- {v}" for v in [*out, f"**Sealed rows**, opened once: {with_interval(e.final)} bps a day."])
 
