@@ -6,12 +6,14 @@ import numpy as np
 import pytest
 import torch
 from helpers_trading import announced, market
+from lobresearch.trading import agents
 from lobresearch.errors import ParameterError, TooShortError
 from lobresearch.trading.adapters import Scales
-from lobresearch.trading.agents import DEFAULTS, a_day, fit_agent, fit_scales, load_agent, save_agent, settings_of, trial_ground, world
-from lobresearch.trading.environment import STATE, play
+from lobresearch.trading.agents import DEFAULTS, PLAIN, fit_agent, fit_scales, load_agent, save_agent, settings_of, tried, world
+from lobresearch.trading.environment import STATE
 from lobresearch.trading.measures import DAY
 from lobresearch.trading.rewards import TERMS, WEIGHTED
+from lobresearch.trading.rollouts import path
 
 QUICK = dict(envs=16, n_steps=32, batch=128, epochs=4, lr=1e-3, gamma=.9, steps=512*6, length=60, checkpoints=3)
 MID = dict(execution="mid", taker=0., capital=500.)
@@ -44,11 +46,11 @@ def test_only_training_rows_teach_and_validation_rows_only_choose():
 
 def test_the_version_kept_is_the_best_on_validation_and_its_weights_are_back():
     agent = fit(steps=512*8, checkpoints=8, seed=3)
-    tried = [h["valid_net"] for h in agent.history]
-    assert agent.kept["valid_net"] == max(tried) and agent.kept["steps"] == agent.history[int(np.argmax(tried))]["steps"]
-    ground = trial_ground(M, X, VALID, MID, agent.settings)
-    assert a_day(play(ground, agent.act)) == (agent.kept["valid_net"], agent.kept["valid_turnover"])
-    assert ground.starts.min() >= 950 and ground.stretch[:, 1].max() < 1250
+    found = [h["valid_net"] for h in agent.history]
+    assert agent.kept["valid_net"] == max(found) and agent.kept["steps"] == agent.history[int(np.argmax(found))]["steps"]
+    assert tried(agent, M, X, VALID) == (agent.kept["valid_net"], agent.kept["valid_turnover"])
+    ledger = path(agent, M, X, VALID)
+    assert ledger.net.mean()*DAY == agent.kept["valid_net"] and ledger.index[0] == M.ts[951] and ledger.index[-1] == M.ts[1249]
 
 
 def test_without_validation_the_last_version_is_kept():
@@ -108,8 +110,31 @@ def test_the_history_names_every_term_of_the_reward():
 
 def test_it_stops_trading_where_trading_only_costs():
     quiet = fit(x=np.zeros_like(X), account=dict(taker=20., capital=500.), steps=512*40, epochs=8)
-    assert quiet.history[-1]["turnover"] < .05*quiet.history[0]["turnover"]
-    assert quiet.kept["valid_turnover"] < .01*DAY
+    assert quiet.history[-1]["turnover"] < .1*quiet.history[0]["turnover"] and quiet.kept["valid_turnover"] < .01*DAY
+
+
+def test_costs_fade_in_and_the_books_hold_them_in_full():
+    told = fit(account=dict(taker=2., capital=500.), steps=512*10, ramp=.5).history
+    np.testing.assert_allclose([h["charged"] for h in told], [0, .2, .4, .6, .8, 1, 1, 1, 1, 1])
+    assert all(h["reward"] == pytest.approx(h["net"]/DAY) for h in told)          # what is told is what was earned, whatever the learner was let off
+    for ramp, part in ((0., 1.), (1., .5)):                                       # one rollout at half the costs: the rewards in the buffer
+        s = settings_of(QUICK | dict(ramp=ramp, epochs=1))
+        ppo = agents._algorithm(world(M, X, TRAIN, dict(taker=2., capital=500.), s, batch=16), Scales(reward=2.), 0, s)
+        paid, step = [], ppo.env.env.step
+        ppo.env.env.step = lambda a, step=step, paid=paid: paid.append(step(a)) or paid[-1]
+        rest = ppo._setup_learn(1024)[1]
+        ppo.num_timesteps = 512
+        agents._round(ppo, rest, s, 1024)
+        want = np.array([r - (1 - part)*i["parts"][:, 1:4].sum(1) for _, r, _, _, i in paid])*2
+        late = np.array([cut for _, _, _, cut, _ in paid])                        # cut episodes are worth what comes besides
+        np.testing.assert_allclose(ppo.rollout_buffer.rewards[~late], want[~late], atol=1e-4)
+
+
+def test_the_plain_settings_are_schulmans():
+    s = settings_of(PLAIN)
+    assert (s["lr"], s["gamma"], s["lam"], s["clip"], s["value"], s["entropy"], s["epochs"], s["ramp"], s["cool"]) == (3e-4, .99, .95, .2, .5, .01, 10, 0, 1)
+    h = fit_agent(M, X, TRAIN, VALID, 0, MID, QUICK | PLAIN | dict(steps=512*2)).history
+    assert [x["charged"] for x in h] == [1, 1]
 
 
 def test_rows_without_features_are_not_stepped_on():
@@ -121,6 +146,7 @@ def test_rows_without_features_are_not_stepped_on():
 def test_what_wrong_input_gets():
     with pytest.raises(ParameterError, match="no setting lambda_"): settings_of({"lambda_": 1})
     with pytest.raises(ParameterError, match="1 or more"): settings_of({"epochs": 0})
+    with pytest.raises(ParameterError, match="ramp must lie"): settings_of({"ramp": 2})
     with pytest.raises(ParameterError, match="learned from and chosen by"): fit(valid=TRAIN)
     with pytest.raises(TooShortError, match="long enough for an episode"): fit(train=AT < 50)
     with pytest.raises(ParameterError, match="train the agent first"): load_agent("nowhere")

@@ -32,7 +32,7 @@ def slowly(agent, account):
     "Net and decisions of each stretch, through the environment"
     net, wants = [], []
     for i, j in decisions(agent, M, X, ROWS, account)[1]:
-        env = world(M, X, ROWS, account, agent.settings, starts=[i], length=j - i, again=agent.settings["length"])
+        env = world(M, X, ROWS, account, agent.settings, starts=[i], length=j - i, end="close", again=agent.settings["length"])
         obs, done = env.reset()[0], False
         while not done:
             wants.append(agent.act(obs)[0])

@@ -139,7 +139,7 @@ def fig_fee_curve(
         ax.plot(x, t.net_day, "o", color=color.get(name, "k"), ms=4, mfc="w")
     return fig, curves
 
-# %% ../../nbs/trading/09_trading_figures.ipynb #4d5e45c9
+# %% ../../nbs/trading/09_trading_figures.ipynb #6cda082e
 def fig_latency(
     table:pd.DataFrame, # symbol, name, latency (s), net, low, high (bps a day)
     colors:dict|None=None, # Name to colour
@@ -155,8 +155,8 @@ def fig_latency(
             ax.plot(x, t.net, "o-", color=hue, ms=3.5, lw=1, label=name)
         ax.axhline(0, color="k", lw=.7)
         ax.set(title=s, xlabel="latency (s)", xticks=sorted(mine.latency.unique()))
-        ax.legend(loc="best")
     axs[0,0].set_ylabel("net (bps of the capital a day)")
+    fig.legend(*axs[0,0].get_legend_handles_labels(), loc="outside upper center", ncols=2)
     return fig, table
 
 # %% ../../nbs/trading/09_trading_figures.ipynb #65ee0db1
@@ -207,7 +207,7 @@ def fig_learning(
 
 def _wide(ax, values, linear, which="y"): net_axis(ax, float(np.nanmin(values)), float(np.nanmax(values)), which, linear)
 
-# %% ../../nbs/trading/09_trading_figures.ipynb #1c7eb65a
+# %% ../../nbs/trading/09_trading_figures.ipynb #da8ba68e
 def fig_dots(
     table:pd.DataFrame, # row, and for each panel value, value_lo, value_hi; reference (drawn in black)
     panels:dict, # Column to label with unit
@@ -223,6 +223,7 @@ def fig_dots(
             if f"{k}_lo" in r: ax.hlines(y, r[f"{k}_lo"], r[f"{k}_hi"], color=hue, lw=1.4)
             ax.plot(r[k], y, "o", color=hue, ms=4)
         ax.set_xlabel(unit, fontsize=8); ax.axvline(0, color="k", lw=.6, zorder=0); ax.tick_params(axis="y", length=0)
+        if k not in (wide or {}) and np.nanmin(table[k]) >= 0: ax.set_xlim(left=-.03*max(np.nanmax(table[[c for c in (k, f"{k}_hi") if c in table]]), 1.))
         if k in (wide or {}): _wide(ax, table[[c for c in (k, f"{k}_lo", f"{k}_hi") if c in table]], wide[k], "x")
     axs[0,0].set_yticks(range(len(table)), table["row"]); axs[0,0].set_ylim(len(table) - .5, -.5)
     return fig, table

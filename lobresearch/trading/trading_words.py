@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['VERDICTS', 'MEASURES', 'number', 'between', 'listed', 'scenario_words', 'costs_something', 'scenarios_words',
            'verdict', 'who', 'earned', 'earns_words', 'chance_words', 'answer_table', 'even_words', 'matrix_words',
-           'seed_words', 'null_words', 'beside_words', 'doubt_words', 'learning_words', 'hack_words']
+           'seed_words', 'null_words', 'beside_words', 'doubt_words', 'learning_table', 'learning_words', 'hack_words']
 
 # %% ../../nbs/trading/09a_trading_words.ipynb #eca3773d
 import numpy as np
@@ -273,21 +273,35 @@ MEASURES = {"gross_day": "gross", "net_day": "net", "sharpe": "Sharpe ratio", "s
             "turnover": "turnover", "exposure": "exposure", "inside": "in the market", "long": "net position", "break_even": "break-even fee",
             "trades_day": "trades", "hit_rate": "hit rate", "profit_factor": "profit factor", "average_trade": "average trade", "holding": "holding time"}
 
-# %% ../../nbs/trading/09a_trading_words.ipynb #4016a1b6
-def learning_words(
-    history:pd.DataFrame, # key, steps, valid_net, scenario, representation: of agents of the matrix
+# %% ../../nbs/trading/09a_trading_words.ipynb #92fec1c9
+def learning_table(
+    history:pd.DataFrame, # key, steps, valid_net, valid_turnover, scenario: of agents of the matrix, at checkpoints
     scenarios, # In order
-)->list: # Sentences, one a scenario
-    "How far validation rose during training, and when the checkpoint that was kept was reached"
-    out = []
+)->pd.DataFrame: # index scenario: agents, better (than at first), first, best (bps a day), turnover_first, turnover_best, steps; medians over agents
+    "From the first checkpoint on validation to the best"
+    rows = []
     for s in scenarios:
-        h = history[history.scenario == s].dropna(subset="valid_net")
+        h = history[history.scenario == s].dropna(subset="valid_net").sort_values("steps", kind="stable")
         if not len(h): continue
-        ends = h.sort_values("steps", kind="stable").groupby("key").agg(first=("valid_net", "first"), last=("valid_net", "last"), best=("valid_net", "max"))
-        at = h.loc[h.groupby("key").valid_net.idxmax()].steps
-        out.append(f"“{s}”: {int((ends.best > ends['first']).sum())} of {len(ends)} agents got better on validation after their first checkpoint; the "
-                   f"median one went from {number(ends['first'].median())} to {number(ends.best.median())} bps a day, "
-                   f"its best checkpoint after {number(at.median(), ',.0f')} steps.")
+        a, b = h.groupby("key").first(), h.loc[h.groupby("key").valid_net.idxmax()].set_index("key")
+        rows.append(dict(scenario=s, agents=len(a), better=int((b.valid_net > a.valid_net).sum()), first=a.valid_net.median(), best=b.valid_net.median(),
+                         turnover_first=a.valid_turnover.median(), turnover_best=b.valid_turnover.median(), steps=float(b.steps.median())))
+    return pd.DataFrame(rows, columns=["scenario","agents","better","first","best","turnover_first","turnover_best","steps"]).set_index("scenario")
+
+def learning_words(
+    table:pd.DataFrame, # From `learning_table`
+)->list: # Sentences
+    "What agents learned: to earn, or to leave off"
+    if not len(table): return ["No agent was tried on validation."]
+    good, bad = table[table.best > 0], table[table.best <= 0]
+    out = []
+    if len(good):
+        said = listed(f"“{s}” ({number(r['first'])} to {number(r.best)} bps a day)" for s,r in good.iterrows())
+        out.append(f"On validation the median agent came to earn in {said}.")
+    if len(bad):
+        less = lambda r: f"turnover {number(r.turnover_first)} to {number(r.turnover_best)} times the capital a day"
+        said = listed(f"“{s}” ({number(r['first'])} to {number(r.best)}, {less(r)})" for s,r in bad.iterrows())
+        out.append(f"It did not in {said}; what is to be learned there is to trade less.")
     return out
 
 def hack_words(
