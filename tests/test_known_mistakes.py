@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import yaml
-from house import ROOT
+from house import ROOT, code
 from lobresearch.data import fi2010, npy43
 from lobresearch.errors import DataError, LeakError, ParameterError
 from lobresearch.evidence.bootstrap import value
@@ -189,6 +189,12 @@ def test_what_is_chosen_is_not_chosen_on_test_rows():
         found.append([max(second), second[int(np.argmax(first))]])
     wrong, ours = np.mean(found, axis=0)
     assert wrong > .2 and abs(ours) < .06  # a standard error of an average is .016
+
+
+def test_sealed_rows_are_opened_by_the_last_stage_alone():
+    opens = {p.name for p in (ROOT/"nbs/study").glob("*.ipynb") if "open_final(" in (c := code(p.relative_to(ROOT))) or "allow_final" in c}
+    knows = {p.relative_to(ROOT/"lobresearch").as_posix() for p in (ROOT/"lobresearch").rglob("*.py") if "allow_final" in p.read_text()}
+    assert opens == {"09_luck.ipynb"} and knows == {"market/splits.py", "trading/sealed.py"}
 
 
 def test_seconds_without_a_whole_window_are_left_out_and_not_scored_as_zeros():
