@@ -121,11 +121,12 @@ def rule_items(
                                 code=code[kind], **own))
     return out
 
-# %% ../../nbs/trading/08_jobs.ipynb #c134dfc0
+# %% ../../nbs/trading/08_jobs.ipynb #69b3ca66
 def reward_arms()->dict: # Name to weights; None: the one-step change of equity
     "The default reward, the weighted sum, and the sum without each of its terms"
     return {"default": None, "weighted": dict(WEIGHTED), **{f"without {t}": {k: w for k,w in WEIGHTED.items() if k != t} for t in WEIGHTED}}
 
+# %% ../../nbs/trading/08_jobs.ipynb #7090d6e1
 def agent_items(
     root, # Folder that holds artifacts/
     symbols, # Symbols

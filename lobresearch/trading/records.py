@@ -53,7 +53,7 @@ def record_table(
     t = pd.DataFrame(rows, columns=[c for c in COLUMNS if c not in ("chosen","best")] + numbers).astype({k: float for k in numbers} | {"name": object})
     return choose(t)[COLUMNS + numbers]
 
-# %% ../../nbs/trading/08a_records.ipynb #487a98ea
+# %% ../../nbs/trading/08a_records.ipynb #e0093f04
 PARTS_OF_MINUTE = ["key","split","ts","path","gross","spread","impact","fee","funding","net","traded","exposure","long","inside","rows"]
 
 def _gathered(frames, path, columns):
@@ -71,6 +71,7 @@ def _histories(table, results):
     once = table[(table.kind == "agent") & (table.failed == "")].drop_duplicates("key")
     return [pd.DataFrame(_plain(results[r.key]["history"])).assign(**{c: getattr(r, c) for c in cols}) for r in once.itertuples()]
 
+# %% ../../nbs/trading/08a_records.ipynb #a8655c03
 def collect(
     parts:dict, # Name of a part (rules, matrix, policies, rewards) to its items
     results:dict, # Key of an item to what its work returned
@@ -98,7 +99,7 @@ def collect(
               out/"latencies.parquet", ["key","latency"])
     return table
 
-# %% ../../nbs/trading/08a_records.ipynb #6891f324
+# %% ../../nbs/trading/08a_records.ipynb #ad72110d
 def load_records(
     root, # Folder that holds artifacts/
 )->pd.DataFrame: # COLUMNS, then FIELDS of valid and of test
@@ -122,6 +123,7 @@ def load_minutes(
     require(not missing, f"{symbol} has no record {', '.join(missing)}.")
     return wide[list(keys) if keys is not None else sorted(wide)]
 
+# %% ../../nbs/trading/08a_records.ipynb #21663630
 def load_ledger(
     root, # Folder that holds artifacts/
     symbol:str, # Symbol
