@@ -32,7 +32,7 @@ def slowly(agent, account):
     "Net and decisions of each stretch, through the environment"
     net, wants = [], []
     for i, j in decisions(agent, M, X, ROWS, account)[1]:
-        env = world(M, X, ROWS, account, agent.settings, starts=[i], length=j - i, end="close", again=agent.settings["length"])
+        env = world(M, X, ROWS, account, agent.settings, starts=[i], length=j - i + agent.settings["unit"], end="close", again=agent.settings["length"])
         obs, done = env.reset()[0], False
         while not done:
             wants.append(agent.act(obs)[0])
@@ -74,16 +74,28 @@ def test_what_comes_later_changes_nothing_before(t, kind):
     if t < 400: assert (before != after).any()
 
 
-def test_episodes_are_paths_of_ten_minutes_each():
+@settings(deadline=None, max_examples=15)
+@given(st.integers(60, 480), st.sampled_from([("mlp", 1), ("mlp", 3), ("tcn", 4), ("transformer", 3)]), st.sampled_from(["gap", "feature", "block"]),
+       st.integers(0, 9))
+def test_that_a_stretch_will_end_is_not_known_before(t, kind, why, seed):
+    agent, m, x, rows = agent_of(*kind, seed=seed, account=dict(execution="mid", taker=0., capital=500.)), market(500, gaps=(260,)), X.copy(), ROWS.copy()
+    if why == "gap": m.ts[t+1:], m.segment[t+1:] = m.ts[t+1:] + 7_000_000, m.segment[t+1:] + 1
+    elif why == "feature": x[t+1] = np.nan
+    else: rows[t+1:] = False
+    before, after = decisions(agent, M, X, ROWS)[0], decisions(agent, m, x, rows)[0]
+    np.testing.assert_array_equal(before[:t], after[:t])                       # at t itself there is nothing left to decide
+
+
+def test_episodes_are_paths_of_ten_minutes_each_but_for_the_time_left():
     agent = agent_of(account=dict(execution="mid", taker=.1, capital=500.))
+    agent.scales.own[STATE.index("left")] = 0                                 # an episode's end is announced, a path's is not
     e = episodes(agent, M, X, ROWS)
     assert e.terminated.all() and ((e.stop - e.start) <= 50).all() and e.start.min() == 30
     for r in e.itertuples():
         one = np.zeros(500, bool); one[r.start:r.stop + 1] = True
         target, ways = decisions(agent, M, X, one)
         assert ways == [(r.start, r.stop)]
-        if r.stop - r.start == 50:                                            # shorter ones ended at a gap, unannounced
-            assert r.net == pytest.approx(follow(M, target, r.start, r.stop, **agent.account).net.sum(), abs=1e-2)
+        assert r.net == pytest.approx(follow(M, target, r.start, r.stop, **agent.account).net.sum(), abs=1e-2)
 
 
 def test_what_wrong_input_gets():

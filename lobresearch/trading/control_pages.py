@@ -18,7 +18,7 @@ from .controls import together
 from .measures import DAY
 from .trials import line
 
-# %% ../../nbs/trading/08ca_control_pages.ipynb #a10e1958
+# %% ../../nbs/trading/08ca_control_pages.ipynb #59fb6ceb
 FADED = .1 # Of the first turnover: an agent that is below that has stopped trading
 EXACT = 1e-6 # bps of the capital: what rounding may leave
 
@@ -45,6 +45,8 @@ def _row(key, results, T, day):
                 episode=mean(lambda r: r["episodes"]["net"]), flagged=any(r["episodes"]["flagged"] for r in results))
     return dict(row, holds=holds(row))
 
+def _earned(row): return row["gross_lo"] > 0 or row["gross_hi"] < 0 # before costs, or lost: both would be knowledge
+
 def holds(
     row:dict, # control, fees, gap, flagged, gross_lo, gross_hi, net_lo, first, last
 ): # True, False; None where nothing must be, or the test block is too short to say
@@ -53,9 +55,9 @@ def holds(
     if row["control"] == "churn": return row["flagged"]
     if row["flagged"]: return False
     if row["control"] == "future": return None if math.isnan(row["net_lo"]) else row["net_lo"] > 0
-    if row["control"] == "shuffled" and row["gross_lo"] > 0: return False
+    if row["control"] == "shuffled" and _earned(row): return False
     if row["fees"]: return row["last"] <= FADED*row["first"]
-    return None if row["control"] == "nothing" or math.isnan(row["gross_lo"]) else row["gross_hi"] >= 0
+    return None if row["control"] == "nothing" or math.isnan(row["gross_lo"]) else True
 
 def judge(
     minutes:pd.DataFrame, # From `controls.minutes_of`
@@ -73,7 +75,7 @@ def judge(
             out.append(_row((s, c, n), [r for r in mine if (r["control"], r["scenario"]) == (c, n)], T, day))
     return pd.DataFrame(out)
 
-# %% ../../nbs/trading/08ca_control_pages.ipynb #5f2f2be7
+# %% ../../nbs/trading/08ca_control_pages.ipynb #1ea61725
 NAMES = {"future": "shown the future", "shuffled": "moves shuffled", "nothing": "shown nothing", "churn": "paid to trade"}
 MUST = {"future": "must win", "shuffled": "must earn nothing before costs, and stop trading when it costs",
         "nothing": "must stop trading when it costs", "churn": "must be flagged"}
@@ -94,7 +96,7 @@ def _said(r):
         text = f"Paid a bonus for every trade, it collects {_num(r['reward'], ',.0f')} an episode while it {does} ({r['scenario']}): "
         return text + ("flagged, as it must be." if r["flagged"] else "**not flagged**.")
     if not r["fees"]: return f"{what}, it grosses {_with(r, 'gross')} bps a day ({r['scenario']}){FREE[r['holds']]}."
-    if r["gross_lo"] > 0: return f"{what}, it grosses {_with(r, 'gross')} bps a day ({r['scenario']}){FREE[False]}."
+    if r["control"] == "shuffled" and _earned(r): return f"{what}, it grosses {_with(r, 'gross')} bps a day ({r['scenario']}){FREE[False]}."
     return f"{what}, with fees ({r['scenario']}) its turnover falls from {_num(r['first'])} to {_num(r['last'])} times the capital a day while it trains" + (
         "" if r["holds"] else ": **it has not unlearnt trading**") + (
         f"; what is left on the test block, {_num(r['turnover'])} a day, costs it {_num(r['gross'] - r['net'])} bps a day." if r["turnover"] > 0 else

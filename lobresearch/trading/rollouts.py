@@ -78,7 +78,7 @@ def _decide(first, own, first_own, w, b, h): # last layer of the tower for one s
             h[k+1,i] = s if k == len(w) - 1 else math.tanh(s)
     return h[len(w)]
 
-# %% ../../nbs/trading/04a_rollouts.ipynb #d923a0da
+# %% ../../nbs/trading/04a_rollouts.ipynb #186c6b77
 @_jit
 def _drive(acc, parts, orders, book, tape, funding, kind, latency, memory, alpha, unit, again, first, first_own, w, b, scale, limit, steps, stop, last, target):
     "One account from its row to `stop`; its decisions into `target`"
@@ -86,7 +86,7 @@ def _drive(acc, parts, orders, book, tape, funding, kind, latency, memory, alpha
     own, seen, weight, reward = np.zeros(len(scale)), np.zeros(len(scale), np.float32), np.zeros(len(TERMS)), np.zeros(1)
     terms, rest, who = np.zeros((1, len(TERMS))), np.zeros((1, len(scale) - len(OWN_STATE))), np.zeros(1, np.int64)
     while True:
-        _own(a, stop, unit, own)
+        _own(a, a.row + unit, unit, own) # the end of a stretch is not known before it comes
         _state(acc, memory, who, rest)
         own[len(OWN_STATE):] = rest[0]
         for j in range(len(own)): seen[j] = min(max(np.float32(own[j])*scale[j], -limit), limit)
