@@ -207,7 +207,7 @@ def fig_learning(
 
 def _wide(ax, values, linear, which="y"): net_axis(ax, float(np.nanmin(values)), float(np.nanmax(values)), which, linear)
 
-# %% ../../nbs/trading/09_trading_figures.ipynb #da8ba68e
+# %% ../../nbs/trading/09_trading_figures.ipynb #dc5559dc
 def fig_dots(
     table:pd.DataFrame, # row, and for each panel value, value_lo, value_hi; reference (drawn in black)
     panels:dict, # Column to label with unit
@@ -223,8 +223,9 @@ def fig_dots(
             if f"{k}_lo" in r: ax.hlines(y, r[f"{k}_lo"], r[f"{k}_hi"], color=hue, lw=1.4)
             ax.plot(r[k], y, "o", color=hue, ms=4)
         ax.set_xlabel(unit, fontsize=8); ax.axvline(0, color="k", lw=.6, zorder=0); ax.tick_params(axis="y", length=0)
-        if k not in (wide or {}) and np.nanmin(table[k]) >= 0: ax.set_xlim(left=-.03*max(np.nanmax(table[[c for c in (k, f"{k}_hi") if c in table]]), 1.))
-        if k in (wide or {}): _wide(ax, table[[c for c in (k, f"{k}_lo", f"{k}_hi") if c in table]], wide[k], "x")
+        drawn = table[[c for c in (k, f"{k}_lo", f"{k}_hi") if c in table]]
+        if k in (wide or {}): _wide(ax, drawn, wide[k], "x")
+        elif not (drawn < 0).any(axis=None): ax.set_xlim(*np.array([-.03, 1.05])*max(float(np.nan_to_num(drawn.max().max())), 1.))
     axs[0,0].set_yticks(range(len(table)), table["row"]); axs[0,0].set_ylim(len(table) - .5, -.5)
     return fig, table
 

@@ -195,7 +195,7 @@ def _count(m):
     many = {"earns": "earn", "loses": "lose", "nothing": "cannot be told apart from nothing", "idle": "never trade", "short": "cannot be judged"}
     return listed(f"{n[k]} {w}" for k,w in many.items() if k in n)
 
-# %% ../../nbs/trading/09a_trading_words.ipynb #9c966953
+# %% ../../nbs/trading/09a_trading_words.ipynb #b7049656
 def seed_words(
     table:pd.DataFrame, # index (representation, scenario): count, min, max of the net result a day
     scenarios, # In order
@@ -215,10 +215,10 @@ def null_words(
 )->str: # A sentence
     "What was found where there is nothing"
     t = table[(table.turnover > 0) & (table.kind != "bound")].drop_duplicates("key")
-    n, known = int((t.gross_day_lo > 0).sum() + (t.gross_day_hi < 0).sum()), int(t.gross_day_lo.notna().sum())
+    up, down, known = int((t.gross_day_lo > 0).sum()), int((t.gross_day_hi < 0).sum()), int(t.gross_day_lo.notna().sum())
     if not known: return f"{symbol} holds nothing by construction; its test block is too short to check that."
-    return (f"{symbol} holds nothing by construction: before costs {n} of {known} records that trade have an interval that excludes zero, "
-            f"where chance alone gives about {number(.05*known, '.0f')} (they trade the same minutes, so these come in bunches).")
+    return (f"{symbol} holds nothing by construction: before costs {up} of {known} records that trade have an interval above zero and {down} one below, "
+            f"where chance alone gives about {number(.025*known, '.1f')} of each (they trade the same minutes, so these come in bunches).")
 
 # %% ../../nbs/trading/09a_trading_words.ipynb #f8445c5c
 def beside_words(
