@@ -73,12 +73,13 @@ def _predictions(st):
     cols = ["symbol","ts","horizon","model","seed","split","y_hat"]
     pd.concat(out)[cols].to_parquet(st.path("artifacts/predictions/predictions.parquet"), index=False)
 
-# %% ../../nbs/study/00_toy.ipynb #f3276e48
+# %% ../../nbs/study/00_toy.ipynb #b031f0e5
 def _models(st):
     for s in st.p.data.symbols:
         grid, split = load_grid(st.path("artifacts/grid"), s), load_split(st.path("artifacts/splits"), s)
         role, X, Y = split.set_index("ts").role.reindex(grid.index), features(grid, select(10, LOOKBACK)), labels(grid, st.p.labels.horizons)
-        states = [fit_ridge(X, y, (role == "train").to_numpy(), (role == "valid").to_numpy()) for y in Y.to_numpy().T]
+        try: states = [fit_ridge(X, y, (role == "train").to_numpy(), (role == "valid").to_numpy()) for y in Y.to_numpy().T]
+        except TooShortError: continue # as training leaves no model of a recording that is too short
         path = st.path(f"artifacts/models/symbol={s}/ridge_{st.p.study.seed}.json")
         path.write_text(json.dumps(dict(model="ridge", horizons=list(st.p.labels.horizons), states=states)) + "\n")
 

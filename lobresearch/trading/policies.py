@@ -18,14 +18,11 @@ from .environment import STATE
 TOWER = (128, 64, 32)
 POLICIES = ("mlp", "tcn", "transformer")
 
-# %% ../../nbs/trading/03a_policies.ipynb #20aa58fc
-class _Causal(nn.Module):
-    "Residual causal convolution (Bai, Kolter & Koltun 2018)"
-    def __init__(self, width, dilation, kernel=3):
-        super().__init__()
-        self.pad, self.conv = dilation*(kernel - 1), nn.Conv1d(width, width, kernel, dilation=dilation)
-
-    def forward(self, x): return x + torch.relu(self.conv(F.pad(x, (self.pad, 0))))
+# %% ../../nbs/trading/03a_policies.ipynb #aad8ace2
+def _lags(window, depth): # seconds back at which each block's inputs are needed, first block first; the last entry is what is wanted
+    need = [[0]]
+    for d in range(depth - 1, -1, -1): need.insert(0, sorted({t + k*2**d for t in need[0] for k in range(3) if t + k*2**d < window}))
+    return need
 
 class Tcn(nn.Module):
     "Dilated causal convolutions over a window; what the last second knows"
@@ -36,9 +33,17 @@ class Tcn(nn.Module):
                 ):
         super().__init__()
         depth = max(1, math.ceil(math.log2((window - 1)/2 + 1))) # 1 + 2 (2^depth - 1) seconds at least
-        self.first, self.blocks = nn.Conv1d(features, width, 1), nn.Sequential(*[_Causal(width, 2**i) for i in range(depth)])
+        self.first, self.blocks, need = nn.Linear(features, width), nn.ModuleList(nn.Linear(3*width, width) for _ in range(depth)), _lags(window, depth)
+        self.at = [window - 1 - t for t in need[0]]
+        self.taps = [torch.tensor([a.index(t + k*2**d) if t + k*2**d in a else len(a) for t in b for k in (2, 1, 0)])
+                     for d, (a, b) in enumerate(zip(need, need[1:]))]
 
-    def forward(self, x): return torch.tanh(self.blocks(torch.relu(self.first(x.transpose(1, 2))))[:,:,-1])
+    def forward(self, x):
+        h = torch.relu(self.first(x[:,self.at]))
+        for block, taps in zip(self.blocks, self.taps, strict=True):
+            seen = F.pad(h, (0, 0, 0, 1)).index_select(1, taps).unflatten(1, (-1, 3))
+            h = seen[:,:,2] + torch.relu(block(seen.flatten(2)))
+        return torch.tanh(h[:,0])
 
 class Transformer(nn.Module):
     "Attention over a window (Vaswani et al. 2017), norm first; the last second asks"
