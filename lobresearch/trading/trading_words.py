@@ -242,7 +242,7 @@ def beside_words(
             out.append(f"That is {number(100*agent['net_day']/rules[k]['net_day'], '.0f')} % of what {what}, {number(rules[k]['net_day'])}.")
     return out
 
-# %% ../../nbs/trading/09a_trading_words.ipynb #921bdc2a
+# %% ../../nbs/trading/09a_trading_words.ipynb #f355c9ac
 def doubt_words(
     minutes:int, # On test
     block:int, # Minutes of a bootstrap block
@@ -253,13 +253,19 @@ def doubt_words(
 )->list: # Sentences
     "What these pages cannot know"
     out = [f"The test block has {minutes:,} minutes, {minutes//block} blocks of {block}. Intervals come from {n} resamples of such blocks. "
-           "With so few they are rough, and a drift of the market that outlasts a block is not in them.",
+           f"With so few they are narrow: were the blocks independent and normal, an interval called 95 % would hold the truth in {_covers(minutes//block)}. "
+           "And a drift of the market that outlasts a block is not in them.",
            f"Each interval is for one record by itself. {records:,} records were made, and the shown ones were chosen on validation; "
            "whether the choice itself was luck is the business of the last page."]
     if "codes" in representations or "hybrid" in representations:
         out.append("Codes of training seconds come from a codebook fitted to those same seconds, so on training rows an agent saw them better than "
                    "it ever will again; on validation and test rows they are out of sample.")
     return out + _market_doubts() + (["All of it is simulated: what an agent finds there was put there, or is chance."] if simulated else [])
+
+def _covers(blocks):
+    "How often a percentile interval of a mean of so many normal numbers holds it"
+    from scipy.stats import t
+    return "none" if blocks < 2 else f"{100*(2*t.cdf(1.96*((blocks - 1)/blocks)**.5, blocks - 1) - 1):.0f} % of cases"
 
 def _market_doubts():
     return ["Nothing here moves the market: orders take what the book shows, and the book does not answer. The capital is half of what stands at the best "
