@@ -18,7 +18,7 @@ from .controls import together
 from .measures import DAY
 from .trials import line
 
-# %% ../../nbs/trading/08ca_control_pages.ipynb #59fb6ceb
+# %% ../../nbs/trading/08ca_control_pages.ipynb #fc780321
 FADED = .1 # Of the first turnover: an agent that is below that has stopped trading
 EXACT = 1e-6 # bps of the capital: what rounding may leave
 
@@ -45,6 +45,12 @@ def _row(key, results, T, day):
                 episode=mean(lambda r: r["episodes"]["net"]), flagged=any(r["episodes"]["flagged"] for r in results))
     return dict(row, holds=holds(row))
 
+def _wins(row):
+    "With costs known moves may be too small to pay for them: then it must only not lose"
+    if math.isnan(row["net_lo"]): return None
+    if row["net_lo"] > 0: return True
+    return None if row["gross"] - row["net"] > EXACT and row["net_hi"] >= 0 else False
+
 def _earned(row): return row["gross_lo"] > 0 or row["gross_hi"] < 0 # before costs, or lost: both would be knowledge
 
 def holds(
@@ -54,7 +60,7 @@ def holds(
     if row["gap"] > EXACT: return False
     if row["control"] == "churn": return row["flagged"]
     if row["flagged"]: return False
-    if row["control"] == "future": return None if math.isnan(row["net_lo"]) else row["net_lo"] > 0
+    if row["control"] == "future": return _wins(row)
     if row["control"] == "shuffled" and _earned(row): return False
     if row["fees"]: return row["last"] <= FADED*row["first"]
     return None if row["control"] == "nothing" or math.isnan(row["gross_lo"]) else True
@@ -75,12 +81,12 @@ def judge(
             out.append(_row((s, c, n), [r for r in mine if (r["control"], r["scenario"]) == (c, n)], T, day))
     return pd.DataFrame(out)
 
-# %% ../../nbs/trading/08ca_control_pages.ipynb #1ea61725
+# %% ../../nbs/trading/08ca_control_pages.ipynb #0516afc8
 NAMES = {"future": "shown the future", "shuffled": "moves shuffled", "nothing": "shown nothing", "churn": "paid to trade"}
 MUST = {"future": "must win", "shuffled": "must earn nothing before costs, and stop trading when it costs",
         "nothing": "must stop trading when it costs", "churn": "must be flagged"}
 WON = {True: "it wins, so the training works", False: "**it does not win, so the training is broken and no other agent can be judged**",
-       None: "the test block is too short to say more"}
+       None: "too little, or too short a test block, to be told from nothing"}
 FREE = {True: ": nothing, as it must be", False: ": **something where nothing can be, so something looks ahead**", None: ""}
 
 def _num(x, f=",.0f"): return format(x + 0., f).replace("-", "−")
@@ -90,7 +96,8 @@ def _said(r):
     "A control in a sentence"
     what = {"shuffled": "With the moves in another order", "nothing": "Shown nothing"}.get(r["control"])
     if r["control"] == "future":
-        return f"Shown the next moves of the mid, the agent nets {_with(r, 'net')} bps of the capital a day ({r['scenario']}): {WON[r['holds']]}."
+        side = f" at {(r['gross'] - r['net'])/r['turnover']:.2f} bps a side" if r["turnover"] > 0 and r["gross"] - r["net"] > EXACT else ""
+        return f"Shown the next moves of the mid, the agent nets {_with(r, 'net')} bps of the capital a day ({r['scenario']}{side}): {WON[r['holds']]}."
     if r["control"] == "churn":
         does = f"{'loses' if r['episode'] < 0 else 'earns'} {_num(abs(r['episode']), ',.0f')} bps"
         text = f"Paid a bonus for every trade, it collects {_num(r['reward'], ',.0f')} an episode while it {does} ({r['scenario']}): "

@@ -18,7 +18,7 @@ from .environment import STATE
 TOWER = (128, 64, 32)
 POLICIES = ("mlp", "tcn", "transformer")
 
-# %% ../../nbs/trading/03a_policies.ipynb #aad8ace2
+# %% ../../nbs/trading/03a_policies.ipynb #50b6dcb6
 def _lags(window, depth): # seconds back at which each block's inputs are needed, first block first; the last entry is what is wanted
     need = [[0]]
     for d in range(depth - 1, -1, -1): need.insert(0, sorted({t + k*2**d for t in need[0] for k in range(3) if t + k*2**d < window}))
@@ -37,13 +37,14 @@ class Tcn(nn.Module):
         self.at = [window - 1 - t for t in need[0]]
         self.taps = [torch.tensor([a.index(t + k*2**d) if t + k*2**d in a else len(a) for t in b for k in (2, 1, 0)])
                      for d, (a, b) in enumerate(zip(need, need[1:]))]
+        self.last = nn.LayerNorm(width)
 
     def forward(self, x):
         h = torch.relu(self.first(x[:,self.at]))
         for block, taps in zip(self.blocks, self.taps, strict=True):
             seen = F.pad(h, (0, 0, 0, 1)).index_select(1, taps).unflatten(1, (-1, 3))
             h = seen[:,:,2] + torch.relu(block(seen.flatten(2)))
-        return torch.tanh(h[:,0])
+        return torch.tanh(self.last(h[:,0]))
 
 class Transformer(nn.Module):
     "Attention over a window (Vaswani et al. 2017), norm first; the last second asks"
@@ -67,21 +68,21 @@ class Transformer(nn.Module):
         now = now + self.out(F.scaled_dot_product_attention(split(self.ask(n[:,-1])), split(keys), split(values)).reshape(b, w))
         return torch.tanh(now + self.narrow(torch.relu(self.wide(self.after(now)))))
 
-# %% ../../nbs/trading/03a_policies.ipynb #dc1be3bf
+# %% ../../nbs/trading/03a_policies.ipynb #a31b03eb
 class Window(BaseFeaturesExtractor):
-    "Read the window of a flattened observation, and put the account's own state beside what was read"
+    "Read the window of a flattened observation, and put the last second's features and the account's own state beside what was read"
     def __init__(self, observation_space,
                  features:int, # Features a second
                  window:int, # Seconds
                  kind:str, # tcn or transformer
                  width:int=32, # Numbers that the reader gives
                 ):
-        super().__init__(observation_space, width + len(STATE))
+        super().__init__(observation_space, width + features + len(STATE))
         self.shape, self.read = (window, features), {"tcn": Tcn, "transformer": Transformer}[kind](features, window, width)
 
     def forward(self, obs):
         k = self.shape[0]*self.shape[1]
-        return torch.cat([self.read(obs[:,:k].view(-1, *self.shape)), obs[:,k:]], 1)
+        return torch.cat([self.read(obs[:,:k].view(-1, *self.shape)), obs[:,k-self.shape[1]:]], 1)
 
 def policy_kwargs(
     policy:str, # mlp, tcn or transformer

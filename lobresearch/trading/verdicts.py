@@ -7,12 +7,12 @@ __all__ = ['STANDS', 'NOT_SHOWN', 'NOT_TESTED', 'SURE', 'candidates', 'called', 
            'scenario_tests', 'day_of', 'Evidence', 'reasons', 'verdict', 'num', 'with_interval', 'costs_words',
            'evidence_words', 'more_than', 'less', 'fold_results', 'fig_claims']
 
-# %% ../../nbs/trading/08f_verdicts.ipynb #1455a328
+# %% ../../nbs/trading/08f_verdicts.ipynb #4be44dce
 import math
 from typing import NamedTuple
 import numpy as np
 import pandas as pd
-from ..errors import TooShortError, require
+from ..errors import DataError, TooShortError, require
 from ..evidence.accuracy import model_confidence_set
 from ..evidence.bootstrap import from_sums
 from ..evidence.overfitting import Cscv, Trials, cscv, deflated_sharpe, moments, read_trials
@@ -41,7 +41,7 @@ def called(
     more = [str(v) for v,plain in ((r["policy"], "mlp"), (r["reward"], "default")) if v not in (plain, "")]
     return ", ".join([f"agent on {r['representation']}", *more])
 
-# %% ../../nbs/trading/08f_verdicts.ipynb #8f7a4c18
+# %% ../../nbs/trading/08f_verdicts.ipynb #8e0704ca
 def counted(
     lines:pd.DataFrame, # symbol, model, configuration, seed
     symbol:str, # Symbol
@@ -54,9 +54,12 @@ def tried(
     trading:pd.DataFrame, # From `counted`, of the trials of trading: scenario, score
     scenario:str, # Whose Sharpe ratios are compared
     everything:int, # Trials that count in all logs
+    records:int=0, # Records of the scenario; each must be in the logs
 )->Trials: # trials: all of them; sd: of the scores of the scenario
     "What the deflated Sharpe ratio has to know of the search"
     mine = trading[trading.scenario == scenario]
+    require(len(mine) >= records, f"The logs hold {len(mine)} trials of the scenario {scenario}, and there are {records} records of it; run the stage that makes "
+            "the records again, it enters each in the log.", DataError)
     require(everything >= len(trading), f"There are {len(trading)} trials of trading and {everything} in all; the logs must hold both.")
     n = max(everything, 1)
     return read_trials(mine)._replace(trials=n, effective=float(n)) if len(mine) else Trials(n, 0, float(n), 0., math.nan)
@@ -68,6 +71,7 @@ def sharpe_evidence(
     "Is the Sharpe ratio above zero, and above what the search explains?"
     m = moments(pnl)
     d = deflated_sharpe(m, trials)
+    if trials.scored < 2: d |= dict(dsr=math.nan, threshold=math.nan) # nobody knows how far trials lie apart
     alone = deflated_sharpe(m, trials, sd=1/math.sqrt(m.rows - 1))
     return dict(sharpe=m.sharpe, psr=d["psr"], dsr=d["dsr"], threshold=d["threshold"], noise=alone["dsr"], noise_threshold=alone["threshold"], trials=trials.trials)
 
