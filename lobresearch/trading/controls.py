@@ -89,7 +89,7 @@ def hacking(
     reward, net = float(episodes.reward.mean()), float(episodes.net.mean())
     return dict(reward=reward, net=net, share=float(hacked(episodes.reward, episodes.net).mean()), flagged=bool(hacked([reward], [net])[0]))
 
-# %% ../../nbs/trading/08b_controls.ipynb #2a9feddc
+# %% ../../nbs/trading/08b_controls.ipynb #56880142
 CONTROLS = {"future": "future", "shuffled": "features", "nothing": "nothing", "churn": "nothing"} # And what each sees
 LAST = {"checkpoints": 1} # Only the last version is tried on validation, and so kept
 
@@ -98,10 +98,10 @@ def churn_reward(
     train, # bool (rows,): training rows
     fee:float, # Of a taker, bps
 )->dict: # Weights for `Rewards`
-    "The planted reward: the P&L, and for every fill twice what it costs to turn from one side to the other"
+    "The planted reward: the P&L, and for every fill four times the fee and mean spread of turning from one side to the other"
     t = grid[np.asarray(train, bool)]
-    half = float((1e4*(t.ask_px_1 - t.bid_px_1)/(t.ask_px_1 + t.bid_px_1)).median())
-    return {"pnl": 1., "trades": 4*(max(fee, 0.) + half)}
+    half = float((1e4*(t.ask_px_1 - t.bid_px_1)/(t.ask_px_1 + t.bid_px_1)).mean())
+    return {"pnl": 1., "trades": 8*(max(fee, 0.) + half)}
 
 def code_fingerprint(
     *more, # Modules beside the agents' and this one

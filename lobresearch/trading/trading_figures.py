@@ -159,7 +159,7 @@ def fig_latency(
     fig.legend(*axs[0,0].get_legend_handles_labels(), loc="outside upper center", ncols=2)
     return fig, table
 
-# %% ../../nbs/trading/09_trading_figures.ipynb #65ee0db1
+# %% ../../nbs/trading/09_trading_figures.ipynb #6094894f
 _COSTS = {"gross_day": ("gross", "#bbbbbb"), "spread_day": ("spread", OKABE_ITO["orange"]), "impact_day": ("impact", OKABE_ITO["purple"]),
           "fee_day": ("fee", OKABE_ITO["red"]), "funding_day": ("funding", OKABE_ITO["green"])}
 
@@ -175,6 +175,8 @@ def fig_costs(
         ax.barh(y, v, left=np.where(v < 0, left, right), color=hue, height=.65, label=name, alpha=.85)
         left, right = left + np.minimum(v, 0), right + np.maximum(v, 0)
     ax.plot(table.net_day, y, "D", color="k", ms=4, label="net")
+    reach = max(float(right.max() - left.min()), 1.)
+    ax.set_xlim(float(left.min()) - .03*reach, float(right.max()) + .03*reach)
     ax.axvline(0, color="k", lw=.7)
     ax.set(xlabel="bps of the capital a day", ylim=(len(table) - .5, -.5)); ax.set_yticks(y, table["row"]); ax.tick_params(axis="y", length=0)
     ax.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=6)
