@@ -155,7 +155,7 @@ def verdict(
     if blind: return NOT_TESTED, "Too few minutes to show that it " + " and ".join(blind) + "."
     return STANDS, "It " + ", ".join(q for q,_ in asked[:-1]) + f", and {asked[-1][0]}."
 
-# %% ../../nbs/trading/08f_verdicts.ipynb #18177212
+# %% ../../nbs/trading/08f_verdicts.ipynb #eccdb5f2
 def num(
     x, # Number
     f:str=",.0f", # Format
@@ -200,12 +200,13 @@ def evidence_words(
     t:Tests, # Of its scenario
     key:str, # Of the record
     folds:dict|None=None, # scheme to net_day, lo, hi, worst, paths: what a policy of its kind earned when fitted anew in other folds
+    level:float=.99, # Of the interval of the difference to trading at random
 )->str: # Markdown, a list
     "All that speaks for and against a record, in sentences"
     out = [f"Test block, {t.minutes} minutes: {with_interval(e.test)} bps of the capital a day."]
     if e.sharpe: out.append(_sharpe_words(e.sharpe))
     if math.isfinite(e.p) and t.step is not None: out.append(f"Judged with all {len(t.step)} records of the scenario against not trading, p = {num(e.p, '.3f')}.")
-    if e.random: out.append(f"It earns {with_interval(e.random)} bps a day more than trading at random does under the same costs.")
+    if e.random: out.append(f"It earns {with_interval(e.random)} bps a day more than trading at random does under the same costs ({100*level:.0f} % interval).")
     out += _choice_words(t, key) + [_fold_words(k, f) for k,f in (folds or {}).items()]
     return "\n".join(f"- {v}" for v in [*out, f"**Sealed rows**, opened once: {with_interval(e.final)} bps a day."])
 
