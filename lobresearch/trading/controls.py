@@ -6,7 +6,7 @@
 __all__ = ['CONTROLS', 'LAST', 'shuffled', 'gap', 'together', 'hacking', 'churn_reward', 'code_fingerprint', 'control_items',
            'open_rows', 'followed', 'run_control', 'minutes_of', 'histories_of']
 
-# %% ../../nbs/trading/08b_controls.ipynb #87a531d8
+# %% ../../nbs/trading/08b_controls.ipynb #45d72c7c
 import functools, importlib
 from dataclasses import replace
 from pathlib import Path
@@ -17,8 +17,9 @@ from ..errors import TooShortError, require
 from ..evidence.bootstrap import MIN_BLOCKS, block_starts
 from ..forecast.items import fingerprint, item_key, status
 from ..forecast.jobs import data_fingerprint
-from .accounting import PARTS, Market, as_market
+from .accounting import PARTS, Market, as_market, follow
 from .agents import fit_agent
+from .environment import stretches
 from .measures import DAY, checked, per_period
 from .observations import capital_of, observe, recording
 from .rewards import hacked
@@ -89,19 +90,21 @@ def hacking(
     reward, net = float(episodes.reward.mean()), float(episodes.net.mean())
     return dict(reward=reward, net=net, share=float(hacked(episodes.reward, episodes.net).mean()), flagged=bool(hacked([reward], [net])[0]))
 
-# %% ../../nbs/trading/08b_controls.ipynb #56880142
+# %% ../../nbs/trading/08b_controls.ipynb #c2dce4c4
 CONTROLS = {"future": "future", "shuffled": "features", "nothing": "nothing", "churn": "nothing"} # And what each sees
 LAST = {"checkpoints": 1} # Only the last version is tried on validation, and so kept
 
 def churn_reward(
-    grid:pd.DataFrame, # Recording
+    market:Market, # What is traded
     train, # bool (rows,): training rows
-    fee:float, # Of a taker, bps
+    account:dict, # Settings of `Accounts`
 )->dict: # Weights for `Rewards`
-    "The planted reward: the P&L, and for every fill four times the fee and mean spread of turning from one side to the other"
-    t = grid[np.asarray(train, bool)]
-    half = float((1e4*(t.ask_px_1 - t.bid_px_1)/(t.ask_px_1 + t.bid_px_1)).mean())
-    return {"pnl": 1., "trades": 8*(max(fee, 0.) + half)}
+    "The planted reward: the P&L, and for every fill twice what it cost to turn each second of the longest run of training rows, an hour at most"
+    ways = np.unique(stretches(market.segment, train), axis=0)
+    a, b = ways[np.diff(ways, axis=1).ravel().argmax()]
+    require(a >= 0 and b > a, "There is no run of training rows to try trading on.", TooShortError)
+    t = follow(market, np.resize([1., -1.], len(market)), int(a), int(min(b, a + 3600)), **account)
+    return {"pnl": 1., "trades": max(0., -2*float(t[["spread","impact","fee"]].sum().sum())/max(int(t.fills.sum()), 1))}
 
 def code_fingerprint(
     *more, # Modules beside the agents' and this one
@@ -146,7 +149,7 @@ def open_rows(
     require(len(seen) > 0, f"No row of {symbol} has a role.", TooShortError)
     return grid.iloc[:seen[-1]+1], role[:seen[-1]+1]
 
-# %% ../../nbs/trading/08b_controls.ipynb #387b25ff
+# %% ../../nbs/trading/08b_controls.ipynb #1563abdd
 def followed(
     agent, # From `fit_agent`
     market:Market, # What is traded
@@ -175,7 +178,7 @@ def run_control(
         account, market = dict(item["account"], capital=capital_of(grid, train)), as_market(grid)
         if item["control"] == "shuffled": market = shuffled(market, role, item["seed"])
         x = observe(CONTROLS[item["control"]], grid, train, latency=account["latency"]).x
-        paid = churn_reward(grid, train, account["taker"]) if item["control"] == "churn" else None
+        paid = churn_reward(market, train, account) if item["control"] == "churn" else None
         tell = lambda h: status(folder, f"{item['control']}: step {h['steps']}")
         agent = fit_agent(market, x, train, role == "valid", item["seed"], account, dict(item["settings"], weighted=paid), tell)
         minutes, test = followed(agent, market, x, role, account)
