@@ -153,7 +153,7 @@ def trial_lines(
         out.append(line(study, f"{what} {i[what]}", config, i["symbol"], i["seed"], i["scenario"], "valid", pnl, i["data"], i["code"]))
     return out
 
-# %% ../../nbs/trading/08ca_control_pages.ipynb #df890c1a
+# %% ../../nbs/trading/08ca_control_pages.ipynb #abed8264
 HUES = {"future": "green", "shuffled": "blue", "nothing": "orange", "churn": "purple"}
 
 def fig_controls(
@@ -184,9 +184,9 @@ def fig_fading(
     t = histories.groupby(["control","steps"])[["turnover","valid_turnover"]].mean().reset_index()
     fig, ax = plt.subplots(figsize=size(.4))
     for c, g in t.groupby("control", sort=False):
-        ax.plot(g.steps/1e3, g.turnover, color=OKABE_ITO[HUES[c]], label=f"{NAMES[c]}, as it trains")
+        ax.plot(g.steps/1e3, g.turnover, color=OKABE_ITO[HUES[c]], label=f"{NAMES[c]}, training")
         tried = g[g.valid_turnover.notna()]
-        ax.plot(tried.steps/1e3, tried.valid_turnover, "o--", ms=3, color=OKABE_ITO[HUES[c]], label=f"{NAMES[c]}, on validation without chance")
+        ax.plot(tried.steps/1e3, tried.valid_turnover, "o--", ms=3, color=OKABE_ITO[HUES[c]], label=f"{NAMES[c]}, validation")
     ax.set_yscale("symlog", linthresh=100)
     ax.set_yticks([0, 100, 1000, 10_000, 100_000], ["0", "100", "1,000", "10,000", "100,000"]); ax.minorticks_off()
     ax.set(xlabel="steps of training (thousands)", ylabel="turnover (times the capital a day;\nlinear below 100)", ylim=(0, None))

@@ -35,7 +35,7 @@ def hue_of(
     "The colour of a rule or an agent"
     return HUES.get(r["representation"] if r["kind"] == "agent" else r["name"], HUES["rule"])
 
-# %% ../../nbs/trading/09_trading_figures.ipynb #2aa16d2b
+# %% ../../nbs/trading/09_trading_figures.ipynb #9af6d8ab
 LINEAR = 100. # bps a day up to which an axis of net results is linear
 
 def short_number(
@@ -53,19 +53,21 @@ def net_axis(
     high:float, # Most
     which:str="x", # x or y
     linear:float=LINEAR, # Up to where it is linear
+    few:bool=False, # Label zero and the ends alone
 ):
     "An axis for net results of any size, and the line of zero"
     reach = [v for v in (-1e5, -1e4, -1e3, -1e2, 0, 1e2, 1e3, 1e4, 1e5) if 3*min(low, -linear) <= v <= 3*max(high, linear)]
     scale, ticks, limit = (ax.set_xscale, ax.set_xticks, ax.set_xlim) if which == "x" else (ax.set_yscale, ax.set_yticks, ax.set_ylim)
     scale("asinh", linear_width=linear)
+    if few and len(reach) > 4: reach = [v for v in reach if v == 0 or abs(v) == max(map(abs, reach))]
     ticks(reach, [short_number(v) for v in reach])
     limit(1.6*min(low, -linear/2), 1.6*max(high, linear/2))
     ax.minorticks_off()
     (ax.axvline if which == "x" else ax.axhline)(0, color="k", lw=.7, zorder=0)
 
-# %% ../../nbs/trading/09_trading_figures.ipynb #63af1e6d
+# %% ../../nbs/trading/09_trading_figures.ipynb #1dce8edc
 def fig_matrix(
-    table:pd.DataFrame, # symbol, row (its name), scenario, net_day, net_day_lo, net_day_hi, turnover, best (framed)
+    table:pd.DataFrame, # symbol, row (its name), scenario, net_day, net_day_lo, net_day_hi, turnover, best (framed), perhaps holds (one position)
     scenarios, # Columns, in order
     titles:dict|None=None, # Symbol to title
 ): # Figure, and what was drawn
@@ -91,7 +93,7 @@ def _cell(ax, i, j, r):
     hue = "#ffffff" if r.turnover == 0 else "#e4e4e4" if not known or r.net_day_lo <= 0 <= r.net_day_hi else "#a9cfe8" if r.net_day_lo > 0 else "#f6d79b"
     ax.add_patch(plt.Rectangle((j - .48, i - .46), .96, .92, fc=hue, ec="k" if r.best else "#cccccc", lw=1.5 if r.best else .5, zorder=2 + bool(r.best)))
     if r.turnover == 0: ax.text(j, i, "never trades", ha="center", va="center", fontsize=7, color=OKABE_ITO["grey"], zorder=4); return
-    ax.text(j, i - (.17 if known else 0), short_number(r.net_day), ha="center", va="center", fontsize=8.5, zorder=4)
+    ax.text(j, i - (.17 if known else 0), short_number(r.net_day) + (" holds" if r.get("holds", False) else ""), ha="center", va="center", fontsize=8.5, zorder=4)
     if known: ax.text(j, i + .24, f"[{short_number(r.net_day_lo)}, {short_number(r.net_day_hi)}]", ha="center", va="center", fontsize=6.5, zorder=4)
 
 # %% ../../nbs/trading/09_trading_figures.ipynb #dcffbfff
@@ -182,7 +184,7 @@ def fig_costs(
     ax.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=6)
     return fig, table
 
-# %% ../../nbs/trading/09_trading_figures.ipynb #fac11ed1
+# %% ../../nbs/trading/09_trading_figures.ipynb #70cebfb7
 def fig_learning(
     history:pd.DataFrame, # scenario, line (its name), steps, and the columns of `what`; several rows a step (seeds) are averaged
     scenarios, # Columns of panels, in order
@@ -207,9 +209,9 @@ def fig_learning(
     fig.legend(handles=handles.values(), loc="outside upper center", ncols=max(len(handles), 1))
     return fig, t
 
-def _wide(ax, values, linear, which="y"): net_axis(ax, float(np.nanmin(values)), float(np.nanmax(values)), which, linear)
+def _wide(ax, values, linear, which="y"): net_axis(ax, float(np.nanmin(values)), float(np.nanmax(values)), which, linear, which == "x")
 
-# %% ../../nbs/trading/09_trading_figures.ipynb #dc5559dc
+# %% ../../nbs/trading/09_trading_figures.ipynb #11bf1bc7
 def fig_dots(
     table:pd.DataFrame, # row, and for each panel value, value_lo, value_hi; reference (drawn in black)
     panels:dict, # Column to label with unit
@@ -227,7 +229,8 @@ def fig_dots(
         ax.set_xlabel(unit, fontsize=8); ax.axvline(0, color="k", lw=.6, zorder=0); ax.tick_params(axis="y", length=0)
         drawn = table[[c for c in (k, f"{k}_lo", f"{k}_hi") if c in table]]
         if k in (wide or {}): _wide(ax, drawn, wide[k], "x")
-        elif not (drawn < 0).any(axis=None): ax.set_xlim(*np.array([-.03, 1.05])*max(float(np.nan_to_num(drawn.max().max())), 1.))
+        else: ax.locator_params(axis="x", nbins=5)
+        if k not in (wide or {}) and not (drawn < 0).any(axis=None): ax.set_xlim(*np.array([-.03, 1.05])*max(float(np.nan_to_num(drawn.max().max())), 1.))
     axs[0,0].set_yticks(range(len(table)), table["row"]); axs[0,0].set_ylim(len(table) - .5, -.5)
     return fig, table
 

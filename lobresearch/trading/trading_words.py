@@ -7,9 +7,10 @@ __all__ = ['VERDICTS', 'MEASURES', 'number', 'between', 'listed', 'scenario_word
            'verdict', 'who', 'earned', 'earns_words', 'chance_words', 'answer_table', 'even_words', 'matrix_words',
            'seed_words', 'null_words', 'beside_words', 'doubt_words', 'learning_table', 'learning_words', 'hack_words']
 
-# %% ../../nbs/trading/09a_trading_words.ipynb #eca3773d
+# %% ../../nbs/trading/09a_trading_words.ipynb #4c932e81
 import numpy as np
 import pandas as pd
+from .measures import DAY
 from .trading_figures import RULES, name_of
 
 # %% ../../nbs/trading/09a_trading_words.ipynb #d419ccf0
@@ -62,14 +63,16 @@ def scenarios_words(
     "What is paid in each scenario"
     return "\n".join(f"- **{s}**: {scenario_words(a)}" for s,a in scenarios.items())
 
-# %% ../../nbs/trading/09a_trading_words.ipynb #be693531
-VERDICTS = {"earns": "earns", "loses": "loses", "nothing": "is not told apart from nothing", "idle": "never trades", "short": "is too short to judge"}
+# %% ../../nbs/trading/09a_trading_words.ipynb #a0d81121
+VERDICTS = {"earns": "earns", "loses": "loses", "nothing": "is not told apart from nothing", "idle": "never trades", "holds": "holds one position",
+            "short": "is too short to judge"}
 
 def verdict(
     r, # A record: net_day with _lo and _hi, turnover
 )->str: # Key of `VERDICTS`
     "What the interval of a record's net result says"
     if r["turnover"] == 0: return "idle"
+    if r["exposure"] > .5 and r["turnover"]*r["seconds"] <= 6*DAY: return "holds" # half of the time or more, with three round trips at most
     if pd.isna(r["net_day_lo"]): return "short"
     return "earns" if r["net_day_lo"] > 0 else "loses" if r["net_day_hi"] < 0 else "nothing"
 
@@ -85,6 +88,7 @@ def earned(
     "A record and what it came to"
     v = verdict(r)
     if v == "idle": return f"{who(r)} never trades"
+    if v == "holds": return f"{who(r)} holds on to a position, so that its {between(r, 'net_day')} bps a day are the market's drift"
     if v == "short": return f"{who(r)} came to {number(r['net_day'])} bps a day (too few minutes for an interval)"
     if v == "nothing": return f"{who(r)} is not told apart from nothing ({between(r, 'net_day')} bps a day)"
     return f"{who(r)} {v} {between(r, 'net_day') if v == 'earns' else between(_less(r), 'net_day')} bps a day"
@@ -130,7 +134,9 @@ def chance_words(
                    f"not for what it knows. More than that earned: {said}.")
     return out
 
-# %% ../../nbs/trading/09a_trading_words.ipynb #d5e9a4a9
+# %% ../../nbs/trading/09a_trading_words.ipynb #df63525c
+def _cell(r): return "never trades" if (v := verdict(r)) == "idle" else between(r, "net_day") + (", holds on" if v == "holds" else "")
+
 def answer_table(
     table:pd.DataFrame, # `results.standing` of one symbol
     scenarios:dict, # Name to account
@@ -138,11 +144,11 @@ def answer_table(
     "What validation chose in each scenario, and what it came to"
     rows = []
     for s in scenarios:
-        said = {r["kind"]: (name_of(r).removeprefix("agent on "), "never trades" if verdict(r) == "idle" else between(r, "net_day")) for r in _best(table, s)}
+        said = {r["kind"]: (name_of(r).removeprefix("agent on "), _cell(r)) for r in _best(table, s)}
         rows.append([s, *said.get("rule", ("–", "–")), *said.get("agent", ("–", "–"))])
     return pd.DataFrame(rows, columns=["scenario","rule","its net","agent on","its net "]).set_index("scenario")
 
-# %% ../../nbs/trading/09a_trading_words.ipynb #522cb8a5
+# %% ../../nbs/trading/09a_trading_words.ipynb #a0349f94
 def even_words(
     table:pd.DataFrame, # `results.standing` of one symbol
     scenarios:dict, # Name to account
@@ -152,8 +158,8 @@ def even_words(
     out = []
     for s,a in scenarios.items():
         if a.get("execution", "taker") == "maker" or a.get("taker", 5.) != 0: continue
-        traded = [r for r in _best(table, s) if r["turnover"] > 0]
-        if not traded: out.append(f"In “{s}” neither the chosen rule nor the chosen agent trades, so there is no break-even fee."); continue
+        traded = [r for r in _best(table, s) if verdict(r) not in ("idle", "holds")]
+        if not traded: out.append(f"In “{s}” neither the chosen rule nor the chosen agent trades to and fro, so there is no break-even fee."); continue
         said = listed(f"{who(r)} at {between(r, 'break_even', '.2f')} bps a side{' (it loses before any fee)' if r['break_even_hi'] < 0 else ''}" for r in traded)
         if a.get("execution") == "mid":
             beyond = "" if half_spread is None else f"; half the spread alone is {number(half_spread, '.2f')} bps (median)"
@@ -170,7 +176,7 @@ def _venue(traded, scenarios):
     if top >= ask: return f" The lowest fee in the study is {ask:g} bps."
     return f" The lowest fee in the study is {ask:g} bps" + (", above every interval." if known and max(known) < ask else ".")
 
-# %% ../../nbs/trading/09a_trading_words.ipynb #02f66ff6
+# %% ../../nbs/trading/09a_trading_words.ipynb #4f23183f
 def matrix_words(
     table:pd.DataFrame, # `results.standing` of one symbol
     scenarios:dict, # Name to account
@@ -192,7 +198,7 @@ def matrix_words(
 
 def _count(m):
     n = m.verdict.value_counts()
-    many = {"earns": "earn", "loses": "lose", "nothing": "cannot be told apart from nothing", "idle": "never trade", "short": "cannot be judged"}
+    many = {"earns": "earn", "loses": "lose", "nothing": "cannot be told apart from nothing", "idle": "never trade", "holds": "hold on to a position", "short": "cannot be judged"}
     return listed(f"{n[k]} {w}" for k,w in many.items() if k in n)
 
 # %% ../../nbs/trading/09a_trading_words.ipynb #b7049656
