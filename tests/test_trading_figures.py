@@ -33,7 +33,8 @@ def minutes(led, key="a"):
 
 def record(kind, name, scenario, net, best=True, part=None, turnover=10., reach=10., **kw):
     t = dict(symbol="S", kind=kind, name=name, representation=name if kind == "agent" else "", scenario=scenario,
-             part=part or ("matrix" if kind == "agent" else "rules"), chosen=kind != "bound", best=best, turnover=turnover, seconds=14_400, valid_net_day=net)
+             part=part or ("matrix" if kind == "agent" else "rules"), chosen=kind != "bound",
+             best=best, turnover=turnover, exposure=.3, seconds=14_400, valid_net_day=net)
     for k,v,r in (("net_day", net, reach), ("break_even", net/10, reach/10), ("gross_day", net, reach), ("turnover", turnover, 0.)):
         t |= {k: v, f"{k}_lo": v - r, f"{k}_hi": v + r}
     return t | kw
@@ -63,7 +64,7 @@ def test_the_difference_of_a_record_to_itself_is_nothing_and_to_another_antisymm
 def test_too_few_minutes_give_no_interval_and_no_claim():
     d = rs.daily(minutes(ledger(600)), block=15, n=20)
     assert d[["net_day_lo","net_day_hi","break_even_lo"]].isna().all(axis=None) and np.isfinite(d.net_day["a"])
-    assert words.verdict(dict(turnover=1., net_day_lo=np.nan, net_day_hi=np.nan)) == "short"
+    assert words.verdict(dict(turnover=1., exposure=.1, seconds=600, net_day_lo=np.nan, net_day_hi=np.nan)) == "short"
 
 
 def test_regimes_add_up_to_the_record():
@@ -137,6 +138,13 @@ def test_costs_stack_to_net():
 def test_the_answer_follows_the_interval(net, said):
     t = pd.DataFrame([record("rule", "ofi", c, net) for c in SCENARIOS] + [record("agent", "codes", c, -1., reach=5.) for c in SCENARIOS])
     assert said in words.earns_words(t, SCENARIOS)[0]
+
+
+def test_whoever_holds_on_has_the_drift_and_no_earnings():
+    t = pd.DataFrame([record("rule", "buy_hold", "spread", 500., turnover=6., exposure=1.)])
+    assert "Nothing earns" in words.earns_words(t, SCENARIOS)[0] and "holds on" in words.answer_table(t, SCENARIOS).loc["spread"].iloc[1]
+    assert "no break-even fee" in words.even_words(t, SCENARIOS)[-1]
+    assert "Something is left" in words.earns_words(t.assign(turnover=600.), SCENARIOS)[0]
 
 
 def test_fills_at_mid_without_a_fee_are_no_earnings():

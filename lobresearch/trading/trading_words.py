@@ -176,7 +176,7 @@ def _venue(traded, scenarios):
     if top >= ask: return f" The lowest fee in the study is {ask:g} bps."
     return f" The lowest fee in the study is {ask:g} bps" + (", above every interval." if known and max(known) < ask else ".")
 
-# %% ../../nbs/trading/09a_trading_words.ipynb #4f23183f
+# %% ../../nbs/trading/09a_trading_words.ipynb #cf465939
 def matrix_words(
     table:pd.DataFrame, # `results.standing` of one symbol
     scenarios:dict, # Name to account
@@ -198,7 +198,8 @@ def matrix_words(
 
 def _count(m):
     n = m.verdict.value_counts()
-    many = {"earns": "earn", "loses": "lose", "nothing": "cannot be told apart from nothing", "idle": "never trade", "holds": "hold on to a position", "short": "cannot be judged"}
+    many = {"earns": "earn", "loses": "lose", "nothing": "cannot be told apart from nothing", "idle": "never trade", "holds": "hold on to a position",
+            "short": "cannot be judged"}
     return listed(f"{n[k]} {w}" for k,w in many.items() if k in n)
 
 # %% ../../nbs/trading/09a_trading_words.ipynb #b7049656
