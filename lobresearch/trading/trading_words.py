@@ -286,7 +286,7 @@ MEASURES = {"gross_day": "gross", "net_day": "net", "sharpe": "Sharpe ratio", "s
             "turnover": "turnover", "exposure": "exposure", "inside": "in the market", "long": "net position", "break_even": "break-even fee",
             "trades_day": "trades", "hit_rate": "hit rate", "profit_factor": "profit factor", "average_trade": "average trade", "holding": "holding time"}
 
-# %% ../../nbs/trading/09a_trading_words.ipynb #92fec1c9
+# %% ../../nbs/trading/09a_trading_words.ipynb #79102bf4
 def learning_table(
     history:pd.DataFrame, # key, steps, valid_net, valid_turnover, scenario: of agents of the matrix, at checkpoints
     scenarios, # In order
@@ -323,6 +323,6 @@ def hack_words(
 )->list: # Sentences
     "Which rewards can be earned while money is lost"
     bad = table[table.hacked > least]
-    if not len(bad): return [f"No reward was positive in more than {100*least:.0f} % of the episodes in which money was lost."]
+    if not len(bad): return [f"With no reward were more than {100*least:.0f} % of the test episodes paid for while money was lost."]
     said = listed(f"{r.row} in {100*r.hacked:.0f} % of its test episodes" for r in bad.itertuples())
     return [f"**Positive reward, negative P&L**: {said}. What such an agent was paid for is not what its owner wants."]
