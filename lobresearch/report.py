@@ -86,8 +86,9 @@ def reference(
     head = "# Reference\n\nThe package, module by module, as the notebooks export it.\n\n| module | what it claims |\n|:--|:--|"
     (out/"index.md").write_text(f"{head}\n{rows}\n\n```{{toctree}}\n:hidden:\n\n{toc}\n```\n")
 
-# %% ../nbs/04_report.ipynb #f126e958
-_SHOWN = ("numpy","pandas","polars","numba","scipy","statsmodels","scikit-learn","torch","arch","matplotlib","dvc","papermill","nbdev","gymnasium","stable-baselines3","skfolio","sphinx","tardis-dev")
+# %% ../nbs/04_report.ipynb #ac3232f0
+_SHOWN = ("numpy","pandas","polars","numba","scipy","statsmodels","scikit-learn","torch","arch","matplotlib","dvc","papermill","nbdev",
+          "gymnasium","stable-baselines3","skfolio","sphinx","tardis-dev")
 
 def appendix(
     folder, # Repository root

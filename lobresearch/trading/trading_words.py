@@ -95,7 +95,7 @@ def earned(
 
 def _less(r): return dict(net_day=-r["net_day"], net_day_lo=-r["net_day_hi"], net_day_hi=-r["net_day_lo"])
 
-# %% ../../nbs/trading/09a_trading_words.ipynb #789faab3
+# %% ../../nbs/trading/09a_trading_words.ipynb #9e641c0d
 def _best(t, scenario):
     "The rule and the agent that validation chose in a scenario, as far as there are"
     m = t[(t.scenario == scenario) & t.best.astype(bool)]
@@ -116,9 +116,9 @@ def earns_words(
         out = f"**Something is left after costs** in {len(good)} of {len(chosen)} chosen records: {said}."
     else: out = (f"**Nothing earns after costs**: of the {len(chosen)} rules and agents that validation chose in the {len(costly)} scenarios with costs, "
                  "none has an interval above zero on test.")
-    return [out, "Each interval is for one record by itself; whether any stands when all are judged at once is said on the last page."]
+    return [out, "Each interval is for one record by itself; whether any stands when all are judged at once is said on the page “Is it luck?”."]
 
-# %% ../../nbs/trading/09a_trading_words.ipynb #1fdac8ab
+# %% ../../nbs/trading/09a_trading_words.ipynb #441c2ced
 def chance_words(
     table:pd.DataFrame, # `results.standing` of one symbol
     over:dict, # (scenario, key) to what that record earned more than trading by lot: (difference, lo, hi)
@@ -131,7 +131,7 @@ def chance_words(
         if verdict(r) != "earns" or not mine: continue
         said = listed(f"{who(x)} {number(d)} [{number(lo)}, {number(hi)}]" for x,(d,lo,hi) in mine)
         out.append(f"**But in “{r['scenario']}” trading by lot earns too**, {between(r, 'net_day')} bps a day: it is paid for being filled, "
-                   f"not for what it knows. More than that earned: {said}.")
+                   f"not for what it knows. Beyond that: {said}, the difference in bps a day.")
     return out
 
 # %% ../../nbs/trading/09a_trading_words.ipynb #df63525c
@@ -249,7 +249,7 @@ def beside_words(
             out.append(f"That is {number(100*agent['net_day']/rules[k]['net_day'], '.0f')} % of what {what}, {number(rules[k]['net_day'])}.")
     return out
 
-# %% ../../nbs/trading/09a_trading_words.ipynb #f355c9ac
+# %% ../../nbs/trading/09a_trading_words.ipynb #2b397776
 def doubt_words(
     minutes:int, # On test
     block:int, # Minutes of a bootstrap block
@@ -260,10 +260,10 @@ def doubt_words(
 )->list: # Sentences
     "What these pages cannot know"
     out = [f"The test block has {minutes:,} minutes, {minutes//block} blocks of {block}. Intervals come from {n} resamples of such blocks. "
-           f"With so few they are narrow: were the blocks independent and normal, an interval called 95 % would hold the truth in {_covers(minutes//block)}. "
+           f"From so few blocks they come out too narrow: were the blocks independent and normal, an interval called 95 % would hold the truth in {_covers(minutes//block)}. "
            "And a drift of the market that outlasts a block is not in them.",
            f"Each interval is for one record by itself. {records:,} records were made, and the shown ones were chosen on validation; "
-           "whether the choice itself was luck is the business of the last page."]
+           "whether the choice itself was luck is asked on the page “Is it luck?”."]
     if "codes" in representations or "hybrid" in representations:
         out.append("Codes of training seconds come from a codebook fitted to those same seconds, so on training rows an agent saw them better than "
                    "it ever will again; on validation and test rows they are out of sample.")
@@ -275,10 +275,10 @@ def _covers(blocks):
     return "none" if blocks < 2 else f"{100*(2*t.cdf(1.96*((blocks - 1)/blocks)**.5, blocks - 1) - 1):.0f} % of cases"
 
 def _market_doubts():
-    return ["Nothing here moves the market: orders take what the book shows, and the book does not answer. The capital is half of what stands at the best "
-            "quotes of a median second, which makes that fair to assume; ten times the capital would not earn ten times as much.",
+    return ["Nothing here moves the market: orders take what the book shows, and the book does not answer. The capital is half of the median value at the best "
+            "quotes of the training seconds, which makes that fair to assume; ten times the capital would not earn ten times as much.",
             "Resting orders fill by a rule that errs on the safe side: the queue ahead is counted down by trades and by what the book shows is left. "
-            "What a real queue does needs the event feed."]
+            "What a real queue does can only be seen in the event feed."]
 
 # %% ../../nbs/trading/09a_trading_words.ipynb #c95fbe56
 MEASURES = {"gross_day": "gross", "net_day": "net", "sharpe": "Sharpe ratio", "sortino": "Sortino ratio", "calmar": "Calmar ratio", # As tables call them
@@ -286,7 +286,7 @@ MEASURES = {"gross_day": "gross", "net_day": "net", "sharpe": "Sharpe ratio", "s
             "turnover": "turnover", "exposure": "exposure", "inside": "in the market", "long": "net position", "break_even": "break-even fee",
             "trades_day": "trades", "hit_rate": "hit rate", "profit_factor": "profit factor", "average_trade": "average trade", "holding": "holding time"}
 
-# %% ../../nbs/trading/09a_trading_words.ipynb #79102bf4
+# %% ../../nbs/trading/09a_trading_words.ipynb #5a04447e
 def learning_table(
     history:pd.DataFrame, # key, steps, valid_net, valid_turnover, scenario: of agents of the matrix, at checkpoints
     scenarios, # In order
@@ -309,12 +309,12 @@ def learning_words(
     good, bad = table[table.best > 0], table[table.best <= 0]
     out = []
     if len(good):
-        said = listed(f"“{s}” ({number(r['first'])} to {number(r.best)} bps a day)" for s,r in good.iterrows())
-        out.append(f"On validation the median agent came to earn in {said}.")
+        said = listed(f"“{s}” ({number(r['first'])} at first, {number(r.best)} bps a day at best)" for s,r in good.iterrows())
+        out.append(f"At its best checkpoint the median agent ends above zero on validation in {said}.")
     if len(bad):
         less = lambda r: f"turnover {number(r.turnover_first)} to {number(r.turnover_best)} times the capital a day"
         said = listed(f"“{s}” ({number(r['first'])} to {number(r.best)}, {less(r)})" for s,r in bad.iterrows())
-        out.append(f"It did not in {said}; what is to be learned there is to trade less.")
+        out.append(f"It does not in {said}; what is to be learned there is to trade less.")
     return out
 
 def hack_words(
@@ -323,6 +323,6 @@ def hack_words(
 )->list: # Sentences
     "Which rewards can be earned while money is lost"
     bad = table[table.hacked > least]
-    if not len(bad): return [f"With no reward were more than {100*least:.0f} % of the test episodes paid for while money was lost."]
+    if not len(bad): return [f"No reward was positive in more than {100*least:.0f} % of its test episodes while these lost money."]
     said = listed(f"{r.row} in {100*r.hacked:.0f} % of its test episodes" for r in bad.itertuples())
     return [f"**Positive reward, negative P&L**: {said}. What such an agent was paid for is not what its owner wants."]

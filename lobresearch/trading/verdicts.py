@@ -109,7 +109,7 @@ def scenario_tests(
     inside = attempt(lambda: model_confidence_set(-test[top], block, n, seed)) if test.shape[1] > 1 else None
     return Tests(m, step, best, halves, inside, " ".join(dict.fromkeys(said)))
 
-# %% ../../nbs/trading/08f_verdicts.ipynb #0c67be38
+# %% ../../nbs/trading/08f_verdicts.ipynb #7fe9931f
 def day_of(
     minutes:pd.DataFrame, # net, rows, of one record
     block:int=15, # Minutes of a bootstrap block
@@ -151,12 +151,12 @@ def verdict(
     if not e.moved: return NOT_SHOWN, "It never trades."
     asked = reasons(e, level, sure)
     fails = [q for q,ok in asked if ok is False]
-    if fails: return NOT_SHOWN, "Not that it " + ", nor that it ".join(fails) + "."
+    if fails: return NOT_SHOWN, "It is not shown that it " + ", nor that it ".join(fails) + "."
     blind = [q for q,ok in asked if ok is None]
     if blind: return NOT_TESTED, "Too few minutes to show that it " + " and ".join(blind) + "."
     return STANDS, "It " + ", ".join(q for q,_ in asked[:-1]) + f", and {asked[-1][0]}."
 
-# %% ../../nbs/trading/08f_verdicts.ipynb #eccdb5f2
+# %% ../../nbs/trading/08f_verdicts.ipynb #21d7d178
 def num(
     x, # Number
     f:str=",.0f", # Format
@@ -209,7 +209,7 @@ def evidence_words(
     if math.isfinite(e.p) and t.step is not None: out.append(f"Judged with all {len(t.step)} records of the scenario against not trading, p = {num(e.p, '.3f')}.")
     if e.random: out.append(f"It earns {with_interval(e.random)} bps a day more than trading at random does under the same costs ({100*level:.0f} % interval).")
     out += _choice_words(t, key) + [_fold_words(k, f) for k,f in (folds or {}).items()]
-    return "\n".join(f"- {v}" for v in [*out, f"**Sealed rows**, opened once: {with_interval(e.final)} bps a day."])
+    return "\n".join(f"- {v}" for v in [*out, f"**Sealed rows**: {with_interval(e.final)} bps a day."])
 
 # %% ../../nbs/trading/08f_verdicts.ipynb #059deb17
 def more_than(
