@@ -296,7 +296,7 @@ def test_of_noise_nothing_stands_and_a_planted_winner_does():
     for seed in range(2):
         a, b, c = blocks(seed, .6)
         assert judged(b, a, c, 100)[0] == ve.STANDS
-        assert judged(b, a, c - .6, 100)[1] == "Not that it earns on the sealed rows too."
+        assert judged(b, a, c - .6, 100)[1] == "It is not shown that it earns on the sealed rows too."
         assert "best of so many tries" in judged(b, a, c, 10**12)[1]
 
 
