@@ -249,7 +249,7 @@ def beside_words(
             out.append(f"That is {number(100*agent['net_day']/rules[k]['net_day'], '.0f')} % of what {what}, {number(rules[k]['net_day'])}.")
     return out
 
-# %% ../../nbs/trading/09a_trading_words.ipynb #2b397776
+# %% ../../nbs/trading/09a_trading_words.ipynb #8ae3445e
 def doubt_words(
     minutes:int, # On test
     block:int, # Minutes of a bootstrap block
@@ -260,7 +260,8 @@ def doubt_words(
 )->list: # Sentences
     "What these pages cannot know"
     out = [f"The test block has {minutes:,} minutes, {minutes//block} blocks of {block}. Intervals come from {n} resamples of such blocks. "
-           f"From so few blocks they come out too narrow: were the blocks independent and normal, an interval called 95 % would hold the truth in {_covers(minutes//block)}. "
+           f"From so few blocks they come out too narrow: were the blocks independent and normal, "
+           f"an interval called 95 % would hold the truth in {_covers(minutes//block)}. "
            "And a drift of the market that outlasts a block is not in them.",
            f"Each interval is for one record by itself. {records:,} records were made, and the shown ones were chosen on validation; "
            "whether the choice itself was luck is asked on the page “Is it luck?”."]
