@@ -26,7 +26,7 @@ def study(tmp_path_factory):
 def test_every_stage_leaves_its_numbers(study):
     _, metrics = study
     assert {"01_data", "02_facts", "03_features", "04_labels_splits", "05_forecast", "05c_where", "05d_ablations", "05e_search", "05f_fi2010",
-            "09_luck", "10_answer"} <= set(metrics)
+            "08a_agents", "08_trading", "08b_learning", "08c_controls", "08d_validation", "09_luck", "10_answer"} <= set(metrics)
     assert metrics["01_data"]["SIM-NULL.rows"] > 3000
     assert len({m["_data"] for m in metrics.values()}) == 1
 
