@@ -6,7 +6,7 @@
 __all__ = ['SHARED', 'MODULES', 'FORECASTS', 'READS', 'WORK', 'BOUNDS', 'NEEDS', 'LIKE', 'code_fingerprint', 'truth_files',
            'reads', 'missing', 'rule_items', 'reward_arms', 'agent_items', 'late_items', 'summary', 'run_item']
 
-# %% ../../nbs/trading/08_jobs.ipynb #461be935
+# %% ../../nbs/trading/08_jobs.ipynb #9fa5a19a
 import hashlib, importlib, json
 from functools import lru_cache
 from pathlib import Path
@@ -18,13 +18,13 @@ from ..errors import LobError, TooShortError, require
 from ..forecast.items import fingerprint, item_key, status
 from ..forecast.jobs import data_fingerprint
 from ..market.splits import load_split
-from .accounting import as_market
+from .accounting import as_market, follow
 from .agents import fit_agent, load_agent, save_agent, settings_of
 from .hindsight import bound, hindsight
-from .measures import DAY, before_fees, per_period, trades
+from .measures import DAY, before_fees, join, per_period, trades
 from .observations import capital_of, codes_of, forecasts_of, observe, recording
 from .rewards import WEIGHTED
-from .rollouts import episodes, path
+from .rollouts import decisions, episodes, path
 from .rules import RULES, hidden_forecast, record, targets, tune
 from .trials import minute_sharpe
 
@@ -242,18 +242,19 @@ def _agent(item, folder, root):
     out = _judge(lambda rows: path(agent, market, seen.x, rows, account), role, folder, account["latency"])
     return dict(params=item["settings"], account=account, history=agent.history, **out)
 
-# %% ../../nbs/trading/08_jobs.ipynb #dc4c30f9
+# %% ../../nbs/trading/08_jobs.ipynb #422ef4a9
 def _late(item, folder, root):
     base, home = item["base"], folder.parent/item_key(item["base"])
     grid, role, market, account = _of(base, root)
     if base["kind"] == "agent":
         agent, x = load_agent(home/"agent"), _view(base, root).x
-        follow = lambda rows, a: path(agent, market, x, rows, a)
+        wish, ways = decisions(agent, market, x, role == "test", account) # as it made them, for orders that take as long as it learned
+        later = lambda a: join([follow(market, wish, i, j, **a) for i,j in ways])
     else:
         params = json.loads((home/"result.json").read_text())["result"]["params"]
         wish = targets(base["name"], params, grid, _informed(base, root, grid, role == "train"))
-        follow = lambda rows, a: record(market, wish, rows, a)
-    made = {k: follow(role == "test", dict(account, latency=k)) for k in item["latencies"]}
+        later = lambda a: record(market, wish, role == "test", a)
+    made = {k: later(dict(account, latency=k)) for k in item["latencies"]}
     pd.concat([per_period(l).reset_index().assign(latency=k) for k,l in made.items()]).to_parquet(folder/"minutes.parquet", index=False)
     return {str(k): summary(l, k) for k,l in made.items()}
 
