@@ -96,7 +96,7 @@ def gain(
     value, lo, hi = from_sums(lambda s: s[...,0]/n, d.mean(axis=0)[:,None], block, resamples, np.random.default_rng(seed), level)
     return dict(value=value, **combined(value, (hi - lo)/(2*norm.ppf((1+level)/2)), d.mean(axis=1), n//block, level), seeds=d.mean(axis=1).tolist())
 
-# %% ../../nbs/trading/08c_trading_augment.ipynb #db265198
+# %% ../../nbs/trading/08c_trading_augment.ipynb #5b09e4b3
 ARMS = ("real", "vqvae", "bootstrap", "exchange")
 
 def _files(root, arm, symbol):
@@ -131,6 +131,7 @@ def arm_items(
     market = {a: {} if a == "real" else dict(market=fingerprint(*_files(root, a, symbol))) for a in arms}
     return [dict(same, arm=a, seed=seed + k, **market[a]) for a in arms for k in range(seeds)]
 
+# %% ../../nbs/trading/08c_trading_augment.ipynb #e7ef8a19
 @functools.lru_cache(1)
 def _real(root, symbol, data):
     "Grid in snapshot form, roles, what is seen"

@@ -18,7 +18,7 @@ from .controls import together
 from .measures import DAY
 from .trials import line
 
-# %% ../../nbs/trading/08ca_control_pages.ipynb #fc780321
+# %% ../../nbs/trading/08ca_control_pages.ipynb #f9a1ea3c
 FADED = .1 # Of the first turnover: an agent that is below that has stopped trading
 EXACT = 1e-6 # bps of the capital: what rounding may leave
 
@@ -45,6 +45,7 @@ def _row(key, results, T, day):
                 episode=mean(lambda r: r["episodes"]["net"]), flagged=any(r["episodes"]["flagged"] for r in results))
     return dict(row, holds=holds(row))
 
+# %% ../../nbs/trading/08ca_control_pages.ipynb #950d66bc
 def _wins(row):
     "With costs known moves may be too small to pay for them: then it must only not lose"
     if math.isnan(row["net_lo"]): return None
@@ -65,6 +66,7 @@ def holds(
     if row["fees"]: return row["last"] <= FADED*row["first"]
     return None if row["control"] == "nothing" or math.isnan(row["gross_lo"]) else True
 
+# %% ../../nbs/trading/08ca_control_pages.ipynb #a6794fd4
 def judge(
     minutes:pd.DataFrame, # From `controls.minutes_of`
     results, # Of `controls.run_control`
@@ -153,7 +155,7 @@ def trial_lines(
         out.append(line(study, f"{what} {i[what]}", config, i["symbol"], i["seed"], i["scenario"], "valid", pnl, i["data"], i["code"]))
     return out
 
-# %% ../../nbs/trading/08ca_control_pages.ipynb #abed8264
+# %% ../../nbs/trading/08ca_control_pages.ipynb #5ed76595
 HUES = {"future": "green", "shuffled": "blue", "nothing": "orange", "churn": "purple"}
 
 def fig_controls(
@@ -176,6 +178,7 @@ def fig_controls(
     ax.set_xticks(ticks, [_num(t) for t in ticks]); ax.minorticks_off()
     return fig, table
 
+# %% ../../nbs/trading/08ca_control_pages.ipynb #92578c48
 def fig_fading(
     histories:pd.DataFrame, # From `controls.histories_of`, of one symbol and those that pay fees: steps, turnover, valid_turnover
 ): # Figure, and the table behind it
@@ -193,6 +196,7 @@ def fig_fading(
     ax.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=2)
     return fig, t
 
+# %% ../../nbs/trading/08ca_control_pages.ipynb #f08b5838
 def fig_gains(
     table:pd.DataFrame, # From `augment.gains`
     seeds:dict, # Arm to its gain with each seed, bps of the capital a minute
@@ -211,6 +215,7 @@ def fig_gains(
            xlabel="net gained over real data alone (bps of the capital a minute)")
     return fig, t
 
+# %% ../../nbs/trading/08ca_control_pages.ipynb #4d99c9ce
 def fig_arms(
     histories:pd.DataFrame, # From `controls.histories_of`: arm, seed, steps, valid_net
     names:dict, # Arm to what it is called
